@@ -1,0 +1,89 @@
+"""Writing files so that nobody ever reads half of one, and noticing when somebody else damaged one."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` fill a temporary sibling of ``path``, then rename it into place.
+
+    An interrupted or failed write leaves ``path`` as it was and no temporary file behind.
+
+    Raises:
+        OSError: the device is full or read-only; the message names ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except Exception as error:
+        if _is_disk_full(error):
+            raise OSError(
+                errno.ENOSPC, f"no space left on the device that holds {path}; free some and start again"
+            ) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return path
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write ``value`` as indented JSON, atomically; NaN and infinity are refused, because JSON has neither."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    return atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def digest(*parts: bytes | str | np.ndarray) -> str:
+    """SHA-256 over all parts, as 64 hexadecimal digits; arrays count with their dtype and shape."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            sha.update(memoryview(np.ascontiguousarray(part)).cast("B"))
+        else:
+            sha.update(part.encode() if isinstance(part, str) else part)
+    return sha.hexdigest()
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict | None = None) -> Path:
+    """Write named arrays with a description and a checksum into one safetensors file, atomically."""
+    from safetensors.numpy import save_file
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    metadata = {"about": json.dumps(about or {}), "sha256": _checksum(arrays)}
+    return atomic_write(path, lambda partial: save_file(arrays, partial, metadata))
+
+
+def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict] | None:
+    """Read what :func:`save_arrays` wrote as (arrays, description); None where the file is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        about = json.loads(metadata["about"])
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError, OSError):
+        return None
+    return (arrays, about) if metadata.get("sha256") == _checksum(arrays) else None
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    return digest(*(part for name in sorted(arrays) for part in (name, arrays[name])))
+
+
+def _is_disk_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error)
