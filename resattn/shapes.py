@@ -3,7 +3,7 @@
 It needs no download, is drawn in seconds, and is the one data set here where the right attention map is known. An image
 is a smooth two-tone background, fragments of *other* outlines as distractors, and one object: an outline class (the
 label) in random position, size, rotation, colours and stripe texture. Colour, texture and background carry no
-information about the label; only the outline does.
+information about the label; only the outline does. Objects are lit: on average brighter than what is behind them.
 """
 
 from collections.abc import Callable
@@ -42,12 +42,12 @@ def _draw(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.
     y, x = np.meshgrid(axis, axis, indexing="ij")
 
     canvas = _background(n, x, y, rng)
-    for _ in range(4):
+    for _ in range(6):
         canvas = _paint_fragment(canvas, x, y, rng)
 
-    radius = rng.uniform(0.36, 0.64, n).astype(np.float32)
-    centre = (rng.uniform(-1, 1, (n, 2)) * (0.95 - radius)[:, None]).astype(np.float32)
-    u, v = _object_frame(x, y, centre, radius, rng.uniform(-0.6, 0.6, n))
+    radius = rng.uniform(0.42, 0.72, n).astype(np.float32)
+    centre = (rng.uniform(-1, 1, (n, 2)) * (1 - radius)[:, None]).astype(np.float32)
+    u, v = _object_frame(x, y, centre, radius, rng.uniform(-0.4, 0.4, n))
     inside = np.empty((n, side, side), bool)
     for k in range(len(CLASSES)):
         chosen = labels == k
@@ -70,7 +70,7 @@ def _background(n: int, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) 
         )
         waves += np.sin(fx * x + fy * y + phase)
     blend = (1 / (1 + np.exp(-1.5 * waves)))[:, None]
-    low, high = (rng.uniform(0.1, 0.9, (n, 3, 1, 1)).astype(np.float32) for _ in range(2))
+    low, high = (rng.uniform(0.05, 0.6, (n, 3, 1, 1)).astype(np.float32) for _ in range(2))
     return low * (1 - blend) + high * blend
 
 
@@ -84,13 +84,13 @@ def _paint_fragment(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.ra
     inside = np.where(
         round_ended, (u / length) ** 2 + (v / (2 * width)) ** 2 < 1, (np.abs(u) < length) & (np.abs(v) < width)
     )
-    colour = rng.uniform(0, 1, (n, 3, 1, 1)).astype(np.float32)
+    colour = rng.uniform(0.1, 0.9, (n, 3, 1, 1)).astype(np.float32)
     return np.where(inside[:, None], colour, canvas)
 
 
 def _stripes(n: int, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The object's surface: two related colours in soft stripes, (n, 3, side, side)."""
-    base = rng.uniform(0, 1, (n, 3, 1, 1)).astype(np.float32)
+    base = rng.uniform(0.45, 1, (n, 3, 1, 1)).astype(np.float32)
     other = np.clip(base + rng.choice([-1, 1], (n, 1, 1, 1)) * rng.uniform(0.1, 0.35, (n, 3, 1, 1)), 0, 1).astype(
         np.float32
     )

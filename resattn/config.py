@@ -1,0 +1,155 @@
+"""What one training run is: its settings, its presets, and the name that follows from them. Imports nothing heavy."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SOURCES = ("dino", "saliency", "uniform", "center", "shuffled", "oracle")
+
+# Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
+PAPER = {
+    "epochs": 100,
+    "image_size": 224,
+    "batch_size": 128,
+    "lr": 0.2,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+    "source": "dino",
+}
+# Seconds instead of hours on two cores. Small images want smaller steps: at lr 0.2 six epochs are too few to settle.
+DEMO = {
+    "dataset": "shapes",
+    "epochs": 6,
+    "image_size": 64,
+    "batch_size": 64,
+    "lr": 0.01,
+    "weight_decay": 5e-4,
+    "schedule": "cosine",
+    "source": "saliency",
+}
+PRESETS = {"paper": PAPER, "demo": DEMO}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run; the defaults are the paper's (Tables 1 and 2) on the embedded data set.
+
+    Attributes:
+        dataset: as for :func:`resattn.load_dataset`.
+        root: where data sets live; None means ``data/``.
+        model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``.
+        form: "printed" (Eq. 3-4) or "gated" (the text).
+        a: strength of the mask, in [0, 1].
+        source: where attention maps come from, one of ``ATTENTION_SOURCES``.
+        heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
+        weights: weights of the ViT: "pretrained", "random", or a checkpoint file.
+        seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
+        epochs: passes over the training split.
+        image_size: side the network resizes its input to, in pixels; a multiple of 4.
+        batch_size: images a step; what is left over at the end of an epoch is dropped (other images each time).
+        lr: learning rate at the start.
+        weight_decay: of AdamW, on all weights (the paper makes no exception).
+        beta1, beta2: of AdamW.
+        schedule: "cosine" (to zero, a step at a time) or "constant".
+        n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
+        precision: "float32", "bfloat16" (automatic mixed precision), or "auto": bfloat16 on CUDA, float32 elsewhere.
+        device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
+
+    dataset: str = "shapes"
+    root: str | None = None
+    model: str = "resattn"
+    form: str = "printed"
+    a: float = 0.5
+    source: str = "saliency"
+    heads: str | int = "mean"
+    weights: str = "pretrained"
+    seed: int = 0
+    epochs: int = 100
+    image_size: int = 224
+    batch_size: int = 128
+    lr: float = 0.2
+    weight_decay: float = 5e-4
+    beta1: float = 0.9
+    beta2: float = 0.999
+    schedule: str = "cosine"
+    n_val: int | None = None
+    precision: str = "auto"
+    device: str | None = None
+
+    def __post_init__(self):
+        if self.root is not None:
+            object.__setattr__(self, "root", str(self.root))
+        _check_choice("model", self.model, ("resattn", "resnet8"))
+        _check_choice("form", self.form, ("printed", "gated"))
+        _check_choice("source", self.source, SOURCES)
+        _check_choice("schedule", self.schedule, ("cosine", "constant"))
+        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
+        _check_number("a", self.a, 0, 1)
+        _check_number("lr", self.lr, 0, math.inf, open_below=True)
+        _check_number("weight_decay", self.weight_decay, 0, math.inf)
+        _check_number("beta1", self.beta1, 0, 1, open_above=True)
+        _check_number("beta2", self.beta2, 0, 1, open_above=True)
+        for name, low in {"seed": 0, "epochs": 1, "batch_size": 2, "image_size": 4}.items():
+            _check_number(name, getattr(self, name), low, math.inf, whole=True)
+        if self.n_val is not None:
+            _check_number("n_val", self.n_val, 1, math.inf, whole=True)
+        if self.image_size % 4:
+            raise ValueError(f"image_size must be a multiple of 4, got {self.image_size}")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "TrainConfig":
+        """The "paper" or "demo" settings, with ``changes``."""
+        _check_choice("preset", name, tuple(PRESETS))
+        return cls(**PRESETS[name] | changes)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as a record stores it: no path and no device; None where the baseline ignores a setting."""
+        values = dataclasses.asdict(self)
+        values["dataset"] = Path(self.dataset).name
+        ignored = ["root", "device"]
+        if self.source != "dino":
+            ignored += ["heads", "weights"]
+        for name in ignored:
+            del values[name]
+        if self.model == "resnet8":
+            values |= dict.fromkeys(set(values) & {"form", "a", "source", "heads", "weights"})
+        return values
+
+    @property
+    def slug(self) -> str:
+        """A file name that tells runs apart: readable, with eight digits that stand for all settings."""
+        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        model = [self.model] if self.model == "resnet8" else [self.form, f"a{self.a:g}", self.source]
+        return "-".join([Path(self.dataset).name, *model, f"seed{self.seed}", settings])
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def _check_number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    whole: bool = False,
+    open_below: bool = False,
+    open_above: bool = False,
+) -> None:
+    kind = int if whole else (int, float)
+    fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    if not fits or (open_below and value == low) or (open_above and value == high):
+        bounds = f"{'above' if open_below else 'at least'} {low}"
+        if math.isfinite(high):
+            bounds = f"in {'(' if open_below else '['}{low}, {high}{')' if open_above else ']'}"
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {bounds}, got {value!r}")

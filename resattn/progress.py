@@ -1,0 +1,42 @@
+"""One way to show progress: a bar where somebody watches, plain lines where nobody does."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def interactive() -> bool:
+    """Whether a person watches: a live notebook or a terminal, unless RESATTN_HEADLESS is set (run_all.sh sets it)."""
+    if os.environ.get("RESATTN_HEADLESS"):
+        return False
+    in_notebook = "ipykernel" in sys.modules
+    return in_notebook or sys.stderr.isatty()
+
+
+def track(steps: Iterable[T], total: int, description: str, every: float = 30.0) -> Iterator[T]:
+    """Yield from ``steps``, showing a bar when interactive, else a line every ``every`` seconds once that much has passed."""
+    if interactive():
+        from tqdm.auto import tqdm
+
+        yield from tqdm(steps, total=total, desc=description, leave=False)
+        return
+    start = said = time.monotonic()
+    for done, step in enumerate(steps, 1):
+        yield step
+        if (now := time.monotonic()) - said > every:
+            said = now
+            left = (now - start) / done * (total - done)
+            print(f"{description}: {done} of {total}, {clock(left)} left", flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person reads them: 8 s, 2:05 min, 3:20 h."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes}:{seconds:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"

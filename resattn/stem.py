@@ -1,0 +1,126 @@
+"""Resize and patch convolution as one convolution: the 224x224 image of Sec. 4 never exists in memory.
+
+Upscaling by p/q and a convolution of stride P are both linear and both repeat along the image: after L = lcm(p, P) upscaled
+pixels, which are L q/p input pixels and L/P outputs, everything starts over. So the pair is one convolution of stride L q/p on
+the input, with L/P x L/P times the output channels, and a pixel shuffle. Its kernel is a fixed linear function of the patch
+weights. At the border the resize repeats the outermost pixel, which is replicate padding.
+"""
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_MODES = ("bicubic", "bilinear", "nearest")
+_LARGEST_WINDOW = 12  # input pixels on a side; beyond it the joint kernel costs more than the two steps
+
+
+class _Period(NamedTuple):
+    """One axis of the joint convolution: ``taps`` float64 (outputs per period, patch, window), and how to slide it."""
+
+    taps: Tensor
+    stride: int
+    pad_before: int
+    pad_after: int
+
+
+class ResizedPatchStem(nn.Module):
+    """Resize an image to a square and convolve it with non-overlapping patches (Sec. 3.3), without making the large image.
+
+    Equal to ``conv2d(interpolate(x, image_size, mode), weight, stride=patch)``. The joint convolution is used where the image
+    is scaled up by a ratio with a short period (32 or 28 to 224, for example); an image already at ``image_size`` is only
+    convolved; any other takes the two steps, with antialiasing if it is scaled down.
+
+    Args:
+        in_channels, out_channels: channels of the image and of the output.
+        patch: side and stride of the patches, in pixels of the resized image.
+        image_size: side of the resized image, a multiple of ``patch``.
+        mode: "bicubic" (Sec. 4), "bilinear" or "nearest".
+
+    Attributes:
+        weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalisation follows.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, patch: int = 4, image_size: int = 224, mode: str = "bicubic"
+    ):
+        super().__init__()
+        if patch < 1 or image_size < patch or image_size % patch:
+            raise ValueError(f"image_size must be a positive multiple of patch ({patch}), got {image_size}")
+        if mode not in _MODES:
+            raise ValueError(f"mode must be one of {', '.join(_MODES)}; got {mode!r}")
+        self.patch, self.image_size, self.mode = patch, image_size, mode
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, patch, patch))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float (B, in_channels, h, w) to (B, out_channels, image_size / patch, image_size / patch)."""
+        if image.ndim != 4 or image.shape[1] != self.weight.shape[1]:
+            raise ValueError(f"image must be (B, {self.weight.shape[1]}, h, w), got {tuple(image.shape)}")
+        periods = [_period(side, self.image_size, self.patch, self.mode) for side in image.shape[-2:]]
+        if None in periods:
+            return F.conv2d(self.resize(image), self.weight, stride=self.patch)
+        return self._joint(image, *periods)
+
+    def resize(self, image: Tensor) -> Tensor:
+        """The first of the two steps on its own: float (B, C, h, w) to (B, C, image_size, image_size)."""
+        size = (self.image_size, self.image_size)
+        if image.shape[-2:] == size:
+            return image
+        if self.mode == "nearest":
+            return F.interpolate(image, size, mode="nearest")
+        shrink = max(image.shape[-2:]) > self.image_size
+        return F.interpolate(image, size, mode=self.mode, align_corners=False, antialias=shrink)
+
+    def _joint(self, image: Tensor, vertical: _Period, horizontal: _Period) -> Tensor:
+        n = len(vertical.taps), len(horizontal.taps)
+        with torch.autocast(image.device.type, enabled=False):  # contract in full precision, round the kernel once
+            down, right = (period.taps.to(self.weight) for period in (vertical, horizontal))
+            kernel = torch.einsum("ocij,yiu,xjv->oyxcuv", self.weight, down, right).flatten(0, 2)
+        padding = (horizontal.pad_before, horizontal.pad_after, vertical.pad_before, vertical.pad_after)
+        out = F.conv2d(F.pad(image, padding, mode="replicate"), kernel, stride=(vertical.stride, horizontal.stride))
+        if n[0] == n[1]:
+            return F.pixel_shuffle(out, n[0])
+        batch, _, rows, columns = out.shape
+        return (
+            out.view(batch, -1, *n, rows, columns)
+            .permute(0, 1, 4, 2, 5, 3)
+            .reshape(batch, -1, rows * n[0], columns * n[1])
+        )
+
+    def extra_repr(self) -> str:
+        out_channels, in_channels = self.weight.shape[:2]
+        return f"{in_channels}, {out_channels}, patch={self.patch}, image_size={self.image_size}, mode={self.mode!r}"
+
+
+@lru_cache
+def _period(length: int, image_size: int, patch: int, mode: str) -> _Period | None:
+    """The joint convolution along one axis, or None where the two steps serve better."""
+    scale = Fraction(image_size, length)
+    if scale <= 1:
+        return None
+    upscaled = math.lcm(scale.numerator, patch)
+    stride = upscaled * scale.denominator // scale.numerator
+    # Resize unit impulses of an axis three periods and a margin long; the middle period is free of the border.
+    margin = 4 * scale.denominator
+    resized = _resize_matrix(2 * margin + stride, scale, mode)
+    start = margin * scale.numerator // scale.denominator
+    rows = resized[start : start + upscaled]
+    used = rows.abs().sum(0).nonzero().squeeze(1)
+    first, last = int(used[0]), int(used[-1])
+    if last - first + 1 > _LARGEST_WINDOW:
+        return None
+    taps = rows[:, first : last + 1].reshape(upscaled // patch, patch, -1)
+    return _Period(taps, stride, margin - first, last + 1 - margin - stride)
+
+
+def _resize_matrix(length: int, scale: Fraction, mode: str) -> Tensor:
+    """What ``interpolate`` does along an axis, as a float64 matrix (length * scale, length)."""
+    impulses = torch.eye(length, dtype=torch.float64)[None, :, :, None]
+    size = (int(length * scale), 1)
+    options = {} if mode == "nearest" else {"align_corners": False}
+    return F.interpolate(impulses, size, mode=mode, **options)[0, :, :, 0].T.contiguous()

@@ -1,0 +1,316 @@
+"""Training one network: TrainConfig in, record out (Sec. 4 and 5.1). Also ``python -m resattn.train``.
+
+A run keeps a checkpoint of everything that matters after each epoch. Killed at any moment and started again, it goes on from
+there and, on the CPU, ends with the same weights, bit for bit, as one that was left alone.
+"""
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resattn import paths
+from resattn.attention import dataset_maps
+from resattn.baseline import resnet8
+from resattn.config import PRESETS, TrainConfig
+from resattn.data import Dataset, Split, augment, channel_stats, load_dataset, normalise, stratified_split
+from resattn.environment import describe_environment
+from resattn.files import atomic_write, write_json
+from resattn.model import ResAttnNet
+from resattn.progress import clock
+
+EpochCallback = Callable[[list[dict]], None]
+
+
+def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCallback | None = None) -> dict:
+    """Train and evaluate one network.
+
+    Args:
+        config: the settings.
+        folder: where the checkpoint lives during the run and the trained weights (``weights.safetensors``) after it; None
+            means ``runs/training/<slug>``. A checkpoint found there is continued.
+        on_epoch: called after each epoch with the metrics of all epochs so far; None prints a line.
+
+    Returns:
+        The record, ready for JSON: "config" as :meth:`TrainConfig.identity`; "metrics" with "test_acc" (last epoch),
+        "test_acc_at_best_val" (the epoch with the highest validation accuracy, the first of equals), "best_val_epoch",
+        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; "parameters", how many
+        the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
+
+    Raises:
+        ValueError: the data set or the maps cannot be had as asked.
+        FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
+    """
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
+    run = _Run(config, load_dataset(config.dataset, config.root), device)
+    run.resume(folder / "checkpoint.pt")
+    while run.epoch < config.epochs:
+        run.train_epoch()
+        atomic_write(folder / "checkpoint.pt", lambda partial: torch.save(run.state(), partial))
+        (on_epoch or _print_epoch(config.epochs))(run.history)
+    record = run.finish()
+    save_weights(run.model, folder / "weights.safetensors", config)
+    (folder / "checkpoint.pt").unlink()
+    return record
+
+
+def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
+    """The network of ``config`` with its seed's initial weights, on the CPU."""
+    generator = torch.Generator().manual_seed(config.seed)
+    options = {"image_size": config.image_size, "generator": generator}
+    if config.model == "resnet8":
+        return resnet8(num_classes, **options)
+    return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
+
+
+def save_weights(model: nn.Module, path: Path, config: TrainConfig) -> Path:
+    """Write a network's weights as safetensors, with the settings that made them in the metadata."""
+    import json
+
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return atomic_write(path, lambda partial: save_file(tensors, partial, {"config": json.dumps(config.identity())}))
+
+
+def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
+    """Learning rate of step ``step`` (from 0) of ``n_steps``."""
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str = "float32"
+) -> tuple[float, float]:
+    """Mean cross entropy and accuracy over a split whose tensors lie on the model's device; ``maps`` as the model takes them."""
+    was_training = model.training
+    model.eval()
+    loss = torch.zeros((), device=split.images.device)
+    correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
+    for start in range(0, len(split), 250):
+        part = slice(start, start + 250)
+        with _autocast(split.images.device, precision):
+            images = normalise(split.images[part], mean, std).contiguous(memory_format=torch.channels_last)
+            scores = model(images, None if maps is None else maps[part]).float()
+        loss += F.cross_entropy(scores, split.labels[part], reduction="sum")
+        correct += (scores.argmax(1) == split.labels[part]).sum()
+    model.train(was_training)
+    return float(loss) / len(split), float(correct) / len(split)
+
+
+class _Run:
+    """Everything a run carries from one epoch to the next."""
+
+    def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
+        self.config, self.device, self.data = config, device, data
+        n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
+        fit, val = stratified_split(data.train.labels, n_val, config.seed)
+        train_maps, self.test_maps = self._maps(data)
+        self.mean, self.std = (stat.to(device) for stat in channel_stats(data.train.images))
+        self.fit, self.fit_maps = self._take(data.train, train_maps, fit)
+        self.val, self.val_maps = self._take(data.train, train_maps, val)
+        if len(self.fit) < config.batch_size:
+            raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
+
+        channels = 1 if train_maps is None else train_maps.shape[1]
+        self.model = build_model(config, len(data.classes), channels).to(device, memory_format=torch.channels_last)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), config.lr, (config.beta1, config.beta2), weight_decay=config.weight_decay
+        )
+        auto = "bfloat16" if device.type == "cuda" else "float32"
+        self.precision = auto if config.precision == "auto" else config.precision
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.augmentation = torch.Generator(device).manual_seed(config.seed)
+        self.history: list[dict] = []
+        self.best: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    def train_epoch(self) -> None:
+        """One pass over the training split and one over the validation split; adds its metrics to the history."""
+        start = time.perf_counter()
+        batch, n_batches = self.config.batch_size, len(self.fit) // self.config.batch_size
+        order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch].view(n_batches, batch)
+        order = order.to(self.device)
+        losses = torch.zeros(n_batches, device=self.device)
+        self.model.train()
+        for i in range(n_batches):
+            step = self.epoch * n_batches + i
+            rate = learning_rate(self.config, step, self.config.epochs * n_batches)
+            losses[i] = self._step(order[i], rate)
+            if self.device.type == "cpu":
+                self._check_finite(losses[: i + 1], n_batches)
+        self._check_finite(losses, n_batches)
+        val_loss, val_acc = evaluate(self.model, self.val, self.val_maps, self.mean, self.std, self.precision)
+        if val_acc > max((entry["val_acc"] for entry in self.history), default=-1):
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        elapsed = time.perf_counter() - start
+        self.seconds += elapsed
+        self.history.append(
+            {
+                "train_loss": float(losses.mean()),
+                "val_loss": val_loss,
+                "val_acc": val_acc,
+                "lr": rate,
+                "seconds": round(elapsed, 3),
+            }
+        )
+
+    def _step(self, index: Tensor, rate: float) -> Tensor:
+        images, maps = augment(
+            self.fit.images[index],
+            None if self.fit_maps is None else self.fit_maps[index],
+            self.mean,
+            self.std,
+            self.augmentation,
+        )
+        with _autocast(self.device, self.precision):
+            scores = self.model(images.contiguous(memory_format=torch.channels_last), maps)
+            loss = F.cross_entropy(scores.float(), self.fit.labels[index])
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        return loss.detach()
+
+    def _check_finite(self, losses: Tensor, n_batches: int) -> None:
+        finite = losses.isfinite()
+        if bool(finite.all()):
+            return
+        i = int((~finite).nonzero()[0])
+        c = self.config
+        raise FloatingPointError(
+            f"loss became {float(losses[i])} in epoch {self.epoch + 1}, step {i + 1} of {n_batches}, with lr={c.lr}, "
+            f"schedule={c.schedule}, weight_decay={c.weight_decay}, batch_size={c.batch_size}, model={c.model}, form={c.form}, "
+            f"a={c.a}, precision={self.precision}; a smaller lr is the usual remedy"
+        )
+
+    def state(self) -> dict:
+        """All that :meth:`resume` needs."""
+        return {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "order": self.order.get_state(),
+            "augmentation": self.augmentation.get_state(),
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from ``checkpoint``; where it is missing or damaged, from the beginning."""
+        if not checkpoint.exists():
+            return
+        try:
+            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.order.set_state(state["order"].cpu())
+            self.augmentation.set_state(state["augmentation"].cpu())
+            self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
+        except Exception as error:  # a torn file can fail in any way
+            raise ValueError(
+                f"checkpoint {checkpoint} cannot be read ({error}); delete it to start this run over"
+            ) from error
+
+    def finish(self) -> dict:
+        """Test accuracy of the last and of the best-validation epoch, and the record of the run."""
+        start = time.perf_counter()
+        test, _ = self._take(self.data.test, None, None)
+        options = (self.test_maps, self.mean, self.std, self.precision)
+        test_loss, test_acc = evaluate(self.model, test, *options)
+        last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best)
+        _, test_acc_at_best_val = evaluate(self.model, test, *options)
+        self.model.load_state_dict(last)
+        self.seconds += time.perf_counter() - start
+        accuracies = [entry["val_acc"] for entry in self.history]
+        return {
+            "config": self.config.identity(),
+            "metrics": {
+                "test_acc": test_acc,
+                "test_loss": test_loss,
+                "test_acc_at_best_val": test_acc_at_best_val,
+                "best_val_epoch": 1 + accuracies.index(max(accuracies)),
+                "epochs": self.history,
+            },
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "environment": describe_environment(self.device)
+            | {"precision": self.precision, "seconds": round(self.seconds, 2)},
+        }
+
+    def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Maps of the train and test images; None for the baseline, which looks at none."""
+        if self.config.model == "resnet8":
+            return None, None
+        c = self.config
+        options = {"heads": c.heads, "weights": c.weights} if c.source == "dino" else {}
+        train_maps, test_maps = dataset_maps(data, c.source, seed=c.seed, device=self.device, **options)
+        return train_maps, test_maps.to(self.device)
+
+    def _take(self, split: Split, maps: Tensor | None, index: Tensor | None) -> tuple[Split, Tensor | None]:
+        """The chosen samples of a split (all for None) and their maps, on the device."""
+        chosen = slice(None) if index is None else index
+        part = Split(split.images[chosen].to(self.device), split.labels[chosen].to(self.device))
+        return part, None if maps is None else maps[chosen].to(self.device)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _print_epoch(n_epochs: int) -> EpochCallback:
+    def show(history: list[dict]) -> None:
+        entry = history[-1]
+        left = entry["seconds"] * (n_epochs - len(history))
+        print(
+            f"epoch {len(history):3d}/{n_epochs}  train loss {entry['train_loss']:.3f}  val loss {entry['val_loss']:.3f}  "
+            f"val acc {100 * entry['val_acc']:5.1f} %  {clock(entry['seconds'])}, {clock(left)} left",
+            flush=True,
+        )
+
+    return show
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train one network from the shell and write its record."""
+    parser = argparse.ArgumentParser(prog="python -m resattn.train", description=main.__doc__)
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from these settings; options below change them")
+    parser.add_argument("--records", type=Path, default=paths.RUNS / "records", help="folder for the record")
+    for field in dataclasses.fields(TrainConfig):
+        kinds = {"int": int, "float": float, "int | None": int}
+        kind = kinds.get(str(getattr(field.type, "__name__", field.type)), str)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
+    options = vars(parser.parse_args(argv))
+    preset, records = options.pop("preset"), options.pop("records")
+    changes = {name: value for name, value in options.items() if value is not None}
+    if str(changes.get("heads", "")).isdigit():
+        changes["heads"] = int(changes["heads"])
+    try:
+        config = TrainConfig.preset(preset, **changes) if preset else TrainConfig(**changes)
+        record = train(config)
+    except (ValueError, ConnectionError, FloatingPointError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    path = write_json(records / f"{config.slug}.json", record)
+    metrics = record["metrics"]
+    print(
+        f"test accuracy {100 * metrics['test_acc']:.2f} % (best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
+    )
+    print(f"record: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The Vision Transformer behind the maps: loading it from timm, feeding it, and reading its [CLS] attention (Sec. 3.1)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DINO_MODEL = "vit_base_patch8_224.dino"  # 12 heads and 8x8 patches: the backbone of Sec. 3.2 and 5.2
+
+
+def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: int = 0) -> nn.Module:
+    """A timm VisionTransformer in evaluation mode, without its classifier; arguments as for :func:`attention_maps`."""
+    import timm
+    from timm.models import VisionTransformer
+
+    options = {"num_classes": 0}
+    if weights == "pretrained":
+        options["pretrained"] = True
+    elif weights != "random":
+        options["checkpoint_path"] = str(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            vit = timm.create_model(model, **options)
+        except RuntimeError as error:
+            if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
+                raise ValueError(
+                    f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
+                ) from error
+            if weights != "pretrained":
+                raise ValueError(f"weights file {weights} does not fit {model!r}: {error}") from error
+            raise _no_weights(model, error) from error
+        except Exception as error:
+            if weights == "pretrained":
+                raise _no_weights(model, error) from error
+            raise ValueError(
+                f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(weights)!r}: {error}"
+            ) from error
+    if not isinstance(vit, VisionTransformer) or not vit.has_class_token:
+        raise ValueError(
+            f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}; got {model!r}"
+        )
+    return vit.eval().requires_grad_(False)
+
+
+def vit_input(vit: nn.Module, images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) to what the ViT was trained on: bicubic to its size, its own mean and standard deviation."""
+    size, config = vit.patch_embed.img_size, vit.pretrained_cfg
+    shrink = images.shape[-1] > size[1]
+    scaled = F.interpolate(images.float() / 255, size, mode="bicubic", align_corners=False, antialias=shrink).clamp(
+        0, 1
+    )
+    mean, std = (torch.tensor(config[key], device=images.device)[:, None, None] for key in ("mean", "std"))
+    return (scaled - mean) / std
+
+
+@torch.no_grad()
+def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
+    """Eq. 1's softmax for the [CLS] query in the last block, over the patches: (B, heads, h, w), rows sum to at most 1.
+
+    Only that one row is computed: earlier blocks run as they are, the last one stops at its queries and keys. Prefix tokens
+    ([CLS] itself, registers) take part in the softmax and are then left out.
+
+    Args:
+        vit: a timm VisionTransformer with a class token.
+        inputs: float (B, 3, H, W), normalised as :func:`vit_input` does.
+    """
+    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(inputs))))
+    for block in vit.blocks[:-1]:
+        tokens = block(tokens)
+    last = vit.blocks[-1].attn
+    tokens = vit.blocks[-1].norm1(tokens)
+    query_weight, key_weight, _ = last.qkv.weight.chunk(3)
+    query_bias, key_bias, _ = last.qkv.bias.chunk(3) if last.qkv.bias is not None else (None,) * 3
+    split = (len(inputs), -1, last.num_heads, last.head_dim)
+    query = last.q_norm(F.linear(tokens[:, :1], query_weight, query_bias).view(split).transpose(1, 2))
+    key = last.k_norm(F.linear(tokens, key_weight, key_bias).view(split).transpose(1, 2))
+    attention = (query * last.scale @ key.transpose(-2, -1)).softmax(-1)
+    return attention[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, vit.patch_embed.grid_size)
+
+
+def _no_weights(model: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"the pretrained weights of {model!r} could not be fetched ({type(error).__name__}). They come from the model hub on "
+        f"first use and are kept afterwards. Without a network: name a checkpoint file with weights=PATH, or take a source "
+        f"that needs none, such as source='saliency'"
+    )
