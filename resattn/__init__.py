@@ -1,4 +1,43 @@
 """Residual connections gated by self-supervised attention: the reference implementation of "Refining Residual Mappings
-Using Regions of High Attention"."""
+Using Regions of High Attention". Names are imported on first use, so that ``import resattn`` and ``--help`` take no time."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resattn.attention import attention_maps as attention_maps
+    from resattn.baseline import resnet8 as resnet8
+    from resattn.config import ATTENTION_SOURCES as ATTENTION_SOURCES
+    from resattn.config import TrainConfig as TrainConfig
+    from resattn.data import load_dataset as load_dataset
+    from resattn.data import stratified_split as stratified_split
+    from resattn.model import ResAttnNet as ResAttnNet
+    from resattn.stem import ResizedPatchStem as ResizedPatchStem
+    from resattn.train import train as train
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ResAttnNet": "model",
+    "resnet8": "baseline",
+    "ResizedPatchStem": "stem",
+    "attention_maps": "attention",
+    "ATTENTION_SOURCES": "config",
+    "load_dataset": "data",
+    "stratified_split": "data",
+    "TrainConfig": "config",
+    "train": "train",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'resattn' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"resattn.{_HOMES[name]}"), name)
+    globals()[name] = value  # the function train, not the module of the same name that the import just set
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

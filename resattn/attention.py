@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resattn import paths
+from resattn.config import ATTENTION_SOURCES
 from resattn.data import Dataset
 from resattn.files import digest, load_arrays, save_arrays
 from resattn.progress import track
 from resattn.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 
-ATTENTION_SOURCES = ("dino", "saliency", "uniform", "center", "shuffled", "oracle")
 MAP_SIZE = 28  # pixels on a side of the maps that no ViT makes; ViT-B/8 at 224 gives the same
 _PART = 512  # images between two saved steps of an extraction
 
