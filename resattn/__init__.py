@@ -2,6 +2,8 @@
 Using Regions of High Attention". Names are imported on first use, so that ``import resattn`` and ``--help`` take no time."""
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,10 +36,20 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'resattn' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"resattn.{_HOMES[name]}"), name)
-    globals()[name] = value  # the function train, not the module of the same name that the import just set
-    return value
+    return getattr(importlib.import_module(f"resattn.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Package(types.ModuleType):
+    """Keeps ``resattn.train`` the function: importing the module of that name would put the module in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "train" and isinstance(value, types.ModuleType):
+            value = value.train
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
