@@ -1,4 +1,4 @@
-"""Data sets as whole arrays of uint8, the stratified split, and augmentation for whole batches on any device (Sec. 4)."""
+"""Data sets as whole arrays of uint8, and the stratified split (Sec. 4)."""
 
 import hashlib
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from resattn import paths
 from resattn.files import load_arrays, save_arrays
@@ -107,114 +106,6 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
         mean += chunk.sum((0, 2)) / n_pixels
         square += chunk.square().sum((0, 2)) / n_pixels
     return mean.float(), (square - mean**2).clamp_min(1e-12).sqrt().float()
-
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1])."""
-    scale = 1 / (255 * std.to(images.device))
-    shift = mean.to(images.device) / std.to(images.device)
-    return images * scale[:, None, None] - shift[:, None, None]
-
-
-def augment(
-    images: Tensor,
-    maps: Tensor | None,
-    mean: Tensor,
-    std: Tensor,
-    generator: torch.Generator,
-    *,
-    padding: int = 4,
-    flip: float = 0.5,
-    erase: float = 0.2,
-    erase_area: tuple[float, float] = (0.02, 0.33),
-    erase_aspect: tuple[float, float] = (0.3, 3.3),
-) -> tuple[Tensor, Tensor | None]:
-    """Augment a whole batch at once, each sample with its own random numbers (Sec. 4).
-
-    Pad with black and crop back, flip left-right, normalise, then erase a rectangle with unit normal noise. The attention
-    map moves with the crop and the flip (by the same fraction of its width, bilinearly, zero outside); it is not erased,
-    because it was computed on the clean image.
-
-    Args:
-        images: uint8 (B, C, H, W), on the device of ``generator``.
-        maps: float (B, K, h, w) in [0, 1], or None.
-        mean, std: float (C,), on the scale [0, 1].
-        generator: source of all randomness.
-        padding: pixels added on each side before the crop.
-        flip, erase: probabilities in [0, 1].
-        erase_area: smallest and largest share of the image that is erased.
-        erase_aspect: smallest and largest height / width of the rectangle, log-uniform between.
-
-    Returns:
-        images float32 (B, C, H, W), normalised; maps as given in shape and dtype, or None.
-    """
-    n, _, height, width = images.shape
-    device = images.device
-    shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device) - padding
-    flipped = torch.rand(n, generator=generator, device=device) < flip
-    moved = _crop_and_flip(images, shift, flipped, padding)
-    rectangles = _erase_rectangles(n, height, width, erase, erase_area, erase_aspect, generator)
-    noise = torch.randn(images.shape, generator=generator, device=device)
-    moved = torch.where(rectangles[:, None], noise, normalise(moved, mean, std))
-    if maps is not None:
-        maps = _move_maps(maps, shift[0] / height, shift[1] / width, flipped)
-    return moved, maps
-
-
-def _crop_and_flip(images: Tensor, shift: Tensor, flipped: Tensor, padding: int) -> Tensor:
-    n, channels, height, width = images.shape
-    device = images.device
-    rows = torch.arange(height, device=device) + (shift[0] + padding)[:, None]
-    columns = torch.arange(width, device=device).expand(n, width)
-    columns = torch.where(flipped[:, None], width - 1 - columns, columns) + (shift[1] + padding)[:, None]
-    padded = F.pad(images, (padding,) * 4)
-    sample = torch.arange(n, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[None, :, None, None]
-    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def _move_maps(maps: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
-    """Shift each map by a fraction of its height and width, then mirror it where ``flipped``; zero outside."""
-    mirror = 1 - 2 * flipped.to(maps.dtype)
-    zero, one = torch.zeros_like(mirror), torch.ones_like(mirror)
-    theta = torch.stack(
-        [
-            torch.stack([mirror, zero, 2 * right.to(maps.dtype)], 1),
-            torch.stack([zero, one, 2 * down.to(maps.dtype)], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _erase_rectangles(
-    n: int,
-    height: int,
-    width: int,
-    probability: float,
-    area: tuple[float, float],
-    aspect: tuple[float, float],
-    generator: torch.Generator,
-) -> Tensor:
-    """Boolean (n, height, width): the rectangle to erase, empty for samples left alone.
-
-    The same ten draws as torchvision's RandomErasing, all made at once: the first that fits counts, none means no erasing.
-    """
-    device = generator.device
-    uniform = torch.rand((5, n, 10), generator=generator, device=device)
-    log_aspect = torch.tensor(aspect).log()
-    target = height * width * (area[0] + (area[1] - area[0]) * uniform[0])
-    ratio = (log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform[1]).exp()
-    tall, wide = (target * ratio).sqrt().round(), (target / ratio).sqrt().round()
-    fits = (tall < height) & (wide < width)
-    first = fits.float().argmax(1, keepdim=True)
-    tall, wide, fits, row, column = (t.gather(1, first) for t in (tall, wide, fits, uniform[2], uniform[3]))
-    top, left = (row * (height - tall + 1)).floor(), (column * (width - wide + 1)).floor()
-    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    in_rows, in_columns = (y >= top) & (y < top + tall), (x >= left) & (x < left + wide)
-    erased = fits & (uniform[4, :, :1] < probability)
-    return erased[:, :, None] & in_rows[:, :, None] & in_columns[:, None, :]
 
 
 def _load_shapes(cache: Path) -> Dataset:

@@ -1,0 +1,209 @@
+"""From records to tables: means, intervals and paired differences over seeds. Nothing here trains or guesses."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from resattn.config import PAPER
+
+# Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
+PAPER_TABLE3 = {
+    "cifar10": {0.0: 83.3, 0.5: 86.6, 1.0: 87.0},
+    "cifar100": {0.0: 41.1, 0.5: 42.9, 1.0: 43.4},
+}
+BASELINE = "ResNet8"
+NOT_MEASURED = "not measured yet"
+_FULL_PROTOCOL = {name: value for name, value in PAPER.items() if name != "source"}
+_NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "seed"}
+
+
+def load_records(folder: Path | str) -> pd.DataFrame:
+    """All records of a folder, one row each, sorted by data set, variant and seed.
+
+    Returns:
+        Columns "dataset", "variant" (as :func:`variant_name`), "source", "seed", "protocol" (every other setting, as text),
+        "full" (whether the settings are those of the paper's Tables 1 and 2), "test_acc" and "test_acc_at_best_val" (fractions), "parameters", "seconds", "device", "history" (the list of
+        epochs), "path". Empty, with these columns, where the folder holds none or is missing.
+
+    Raises:
+        ValueError: a file is not a record; the message names it.
+    """
+    columns = ["dataset", "variant", "source", "seed", "protocol", "full", "test_acc"]
+    columns += ["test_acc_at_best_val", "parameters", "seconds", "device", "history", "path"]
+    rows = [_row(path) for path in sorted(Path(folder).glob("*.json"))]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values(["dataset", "variant", "seed"], kind="stable", ignore_index=True)
+
+
+def variant_name(config: dict) -> str:
+    """ "ResNet8", "printed a=0.5", "gated a=1", ... for the configuration of a record."""
+    return BASELINE if config["model"] == "resnet8" else f"{config['form']} a={config['a']:g}"
+
+
+def variant_order(variants: Iterable[str]) -> list[str]:
+    """The baseline, then the printed form, then the gated one, each by rising a."""
+
+    def rank(variant: str) -> tuple:
+        form, _, a = variant.partition(" a=")
+        return (variant != BASELINE, form != "printed", float(a or 0))
+
+    return sorted(set(variants), key=rank)
+
+
+def mean_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean and half-width of Student's interval; the half-width is NaN for a single value.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    values = np.asarray(list(values), float)
+    if not len(values):
+        raise ValueError("values must not be empty")
+    if len(values) == 1:
+        return float(values[0]), float("nan")
+    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(half)
+
+
+def accuracy_table(records: pd.DataFrame, metric: str = "test_acc") -> pd.DataFrame:
+    """Accuracy in percent by data set, protocol, source and variant: columns "seeds", "mean", "half" (95 %), "paper".
+
+    "paper" is the number of Table 3 with the same a, for either form, and NaN where the paper has none.
+    """
+    rows = []
+    for (dataset, protocol, variant), group in records.groupby(["dataset", "protocol", "variant"], sort=False):
+        for source, runs in group.groupby("source", dropna=False):
+            _refuse_doubles(runs, f"{dataset} {variant}")
+            mean, half = mean_interval(100 * runs[metric])
+            paper = PAPER_TABLE3.get(dataset, {}).get(_mask_strength(variant), np.nan)
+            rows.append((dataset, protocol, variant, source, len(runs), mean, half, paper))
+    table = pd.DataFrame(rows, columns=["dataset", "protocol", "variant", "source", "seeds", "mean", "half", "paper"])
+    order = {variant: i for i, variant in enumerate(variant_order(table["variant"]))}
+    return table.sort_values(
+        ["dataset", "protocol", "variant"], key=lambda c: c.map(order) if c.name == "variant" else c, ignore_index=True
+    )
+
+
+def paired_differences(records: pd.DataFrame, against: str = BASELINE, metric: str = "test_acc") -> pd.DataFrame:
+    """Difference in accuracy (percentage points) to ``against``, paired by seed, with its 95 % interval.
+
+    Only seeds that both variants have count. Columns "dataset", "protocol", "variant", "source", "seeds", "mean", "half".
+    """
+    rows = []
+    for (dataset, protocol), group in records.groupby(["dataset", "protocol"], sort=False):
+        reference = group[group["variant"] == against].set_index("seed")[metric]
+        others = group[group["variant"] != against]
+        for (variant, source), runs in others.groupby(["variant", "source"], sort=False, dropna=False):
+            pairs = runs.set_index("seed")[metric].to_frame("one").join(reference.rename("other"), how="inner")
+            if len(pairs):
+                rows.append(
+                    (
+                        dataset,
+                        protocol,
+                        variant,
+                        source,
+                        len(pairs),
+                        *mean_interval(100 * (pairs["one"] - pairs["other"])),
+                    )
+                )
+    table = pd.DataFrame(rows, columns=["dataset", "protocol", "variant", "source", "seeds", "mean", "half"])
+    order = {variant: i for i, variant in enumerate(variant_order(table["variant"]))}
+    return table.sort_values(
+        ["dataset", "protocol", "variant"], key=lambda c: c.map(order) if c.name == "variant" else c, ignore_index=True
+    )
+
+
+def table3(records: pd.DataFrame) -> pd.DataFrame:
+    """Table 3 as text: one row a variant, for each data set the paper's number and ours; what nobody ran says so.
+
+    The data sets of the paper are always there, and only runs at the paper's settings count for them. Others (``shapes``)
+    follow where there are records. Of several protocols or sources, the one with most records counts.
+    """
+    datasets = [*PAPER_TABLE3, *sorted(set(records["dataset"]) - set(PAPER_TABLE3))]
+    wanted = [BASELINE, *(f"{form} a={a:g}" for form in ("printed", "gated") for a in (0, 0.5, 1))]
+    variants = variant_order([*wanted, *records["variant"]])
+    columns = {}
+    for dataset in datasets:
+        runs = records[(records["dataset"] == dataset) & (records["full"].astype(bool) | (dataset not in PAPER_TABLE3))]
+        ours = accuracy_table(main_records(runs))
+        cells = {row.variant: format_interval(row.mean, row.half, row.seeds) for row in ours.itertuples()}
+        if dataset in PAPER_TABLE3:
+            paper = PAPER_TABLE3[dataset]
+            columns[f"{dataset} (paper)"] = [_paper_cell(paper, variant) for variant in variants]
+        columns[f"{dataset} (ours)"] = [cells.get(variant, NOT_MEASURED) for variant in variants]
+    return pd.DataFrame(columns, index=pd.Index(variants, name="network"))
+
+
+def main_records(records: pd.DataFrame) -> pd.DataFrame:
+    """For each data set, the records of the protocol that has most, and of them the baseline and the source with most."""
+
+    def largest(group: pd.DataFrame) -> pd.DataFrame:
+        group = group[group["protocol"] == group["protocol"].mode().iloc[0]]
+        sources = group["source"].dropna()
+        return group[group["source"].isna() | (group["source"] == (sources.mode().iloc[0] if len(sources) else None))]
+
+    chosen = [largest(group) for _, group in records.groupby("dataset")]
+    return pd.concat(chosen, ignore_index=True) if chosen else records
+
+
+def format_interval(mean: float, half: float, seeds: int) -> str:
+    """ "83.21 ± 0.40 (5)": mean, half-width of the 95 % interval, number of seeds."""
+    return f"{mean:.2f} ± {half:.2f} ({seeds})" if np.isfinite(half) else f"{mean:.2f} ({seeds})"
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A text table as GitHub renders it, the index first."""
+    head = [table.index.name or "", *table.columns]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([index, *row] for index, row in zip(table.index, table.to_numpy(), strict=True)),
+    ]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _row(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        config, metrics = record["config"], record["metrics"]
+        return {
+            "dataset": config["dataset"],
+            "variant": variant_name(config),
+            "source": config["source"],
+            "seed": config["seed"],
+            "protocol": ", ".join(f"{k}={v}" for k, v in sorted(config.items()) if k not in _NOT_PROTOCOL),
+            "full": all(config[name] == value for name, value in _FULL_PROTOCOL.items()),
+            "test_acc": metrics["test_acc"],
+            "test_acc_at_best_val": metrics["test_acc_at_best_val"],
+            "parameters": record["parameters"],
+            "seconds": record["environment"]["seconds"],
+            "device": record["environment"]["device"],
+            "history": metrics["epochs"],
+            "path": str(path),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"record {path} is not one that training wrote ({type(error).__name__}: {error}); delete or mend it"
+        ) from error
+
+
+def _refuse_doubles(runs: pd.DataFrame, what: str) -> None:
+    doubles = runs[runs.duplicated("seed")]
+    if len(doubles):
+        raise ValueError(
+            f"records must hold one run a seed for {what}; seed {doubles.iloc[0]['seed']} is there twice: {list(runs['path'])}"
+        )
+
+
+def _paper_cell(paper: dict[float, float], variant: str) -> str:
+    a = _mask_strength(variant)
+    return f"{paper[a]:.1f}" if a in paper else "–"
+
+
+def _mask_strength(variant: str) -> float:
+    """a of a variant; the paper calls its a = 0 a standard ResNet8, so the baseline counts as 0."""
+    return 0.0 if variant == BASELINE else float(variant.partition(" a=")[2])

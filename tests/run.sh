@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets up the environment (first call only) and runs every check: lint, package tests, notebooks. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+case ${1:-} in -h | --help)
+    echo "usage: bash tests/run.sh [pytest options]   set up the environment, then lint and run all tests (about 8 minutes on two cores)"
+    exit 0
+    ;;
+esac
+. ./setup_env.sh
+"$PY" -m ruff check .
+"$PY" -m ruff format --check .
+"$PY" -m pytest "$@"
