@@ -123,10 +123,10 @@ def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, tuple[int
             ax.plot([gate + 0.2, end[0]], [_SKIP_Y, _SKIP_Y], color="#444444", linewidth=1.2)
             _box(
                 ax,
-                left + 2.25,
+                left + 2.6,
                 _SKIP_Y,
-                1.15,
-                0.5,
+                1.75,
+                0.56,
                 f"{_describe(block.projection[0], short=True)}\n$P_{i + 1}$",
                 CLASSIFICATION,
                 size=7.5,

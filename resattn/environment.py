@@ -14,8 +14,8 @@ from resattn import paths
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
-def describe_environment(device: torch.device) -> dict:
-    """Device, threads, versions, code revision and peak memory of this process, ready for JSON."""
+def describe_environment(device: torch.device, revision: str | None) -> dict:
+    """Device, threads, versions, the given code revision and peak memory of this process, ready for JSON."""
     cuda = device.type == "cuda"
     peak = (
         torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -25,7 +25,7 @@ def describe_environment(device: torch.device) -> dict:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "revision": code_revision(),
+        "revision": revision,
         "peak_memory_mb": round(peak / 2**20, 1),
     }
 
@@ -45,7 +45,7 @@ def code_revision() -> str | None:
     """The commit of the checkout, with "+" where tracked files differ from it; None outside a git checkout."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(paths.ROOT), *arguments]
+        command = ["git", "-C", str(paths.CHECKOUT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

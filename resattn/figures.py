@@ -122,21 +122,22 @@ def masks_figure(image: Tensor, attention: Tensor, masks: Sequence[Tensor], chan
         masks: float (C, H, W) each, in [0, 1].
     """
     figure, axes = plt.subplots(
-        len(masks), channels + 3, figsize=(0.92 * (channels + 3), 1.05 * len(masks)), squeeze=False
+        len(masks),
+        channels + 4,
+        figsize=(0.92 * (channels + 3.5), 1.05 * len(masks)),
+        width_ratios=[1, 1, 0.5] + [1] * (channels + 1),
+        squeeze=False,
     )
-    for i, mask in enumerate(masks):
-        panels = [mask.mean(0), *mask[:channels]]
-        for k, panel in enumerate(panels):
-            axes[i, k + 2].imshow(panel.numpy(), cmap="magma", vmin=0, vmax=1)
-        axes[i, 2].set_ylabel(f"$x_a^{{({i})}}$", rotation=0, ha="right", va="center", labelpad=6)
-        axes[i, 0].set_visible(False)
-        axes[i, 1].set_visible(False)
-    axes[0, 0].set_visible(True)
-    axes[0, 1].set_visible(True)
     axes[0, 0].imshow(image.permute(1, 2, 0).numpy())
     axes[0, 1].imshow(attention[0].numpy(), cmap="magma", vmin=0, vmax=1)
-    for k, title in enumerate(["image", "map", "mean", *(f"ch. {k}" for k in range(channels))]):
-        axes[0, k].set_title(title, fontsize=8)
+    for i, mask in enumerate(masks):
+        for ax, panel in zip(axes[i, 3:], [mask.mean(0), *mask[:channels]], strict=True):
+            ax.imshow(panel.numpy(), cmap="magma", vmin=0, vmax=1)
+        axes[i, 2].text(0.5, 0.5, f"$x_a^{{({i})}}$", ha="center", va="center", transform=axes[i, 2].transAxes)
+        for ax in axes[i, : 2 if i else 0]:
+            ax.set_visible(False)
+    for ax, title in zip(axes[0], ["image", "map", "", "mean", *(f"ch. {k}" for k in range(channels))], strict=True):
+        ax.set_title(title, fontsize=8)
     bare(axes)
     figure.subplots_adjust(wspace=0.06, hspace=0.08)
     return figure

@@ -91,7 +91,7 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
     defaults = {path.stem: notebook_parameters(path) for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))}
     check_changes(changes, defaults)
     folder = paths.RUNS / profile
-    where = {"records": str(folder / "records"), "figures": str(folder / "figures")}
+    where = {"records": _below_root(folder / "records"), "figures": _below_root(folder / "figures")}
     datasets = [dataset] if dataset else DATASETS[profile]
 
     def job(name: str, notebook: str, stage: int, **parameters: Any) -> Job:
@@ -116,7 +116,17 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
                     )
                 )
     jobs.append(job("04", "04_figures", 2))
-    return jobs
+    return _without_doubles(jobs)
+
+
+def _without_doubles(jobs: list[Job]) -> list[Job]:
+    """One job a record: ``changes`` can make several runs the same one."""
+    kept = {job.record or job.name: job for job in reversed(jobs)}
+    return [job for job in jobs if kept[job.record or job.name] is job]
+
+
+def _below_root(path: Path) -> str:
+    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
 
 
 def select_jobs(jobs: list[Job], pattern: str | None) -> list[Job]:

@@ -59,7 +59,7 @@ class ResAttnNet(nn.Module):
             )
         self.a, self.form = a, form
         self.stem = nn.Sequential(
-            ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
         self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in _block_shapes(widths, depths))
         self.fc = nn.Linear(widths[-1], num_classes)
@@ -136,13 +136,13 @@ class ClassificationBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, a: float, form: str) -> Tensor:
         """float (B, C, H, W) and its mask of the same shape (unused at a = 0) to (B, C', H / stride, W / stride)."""
-        feature = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
         if form == "printed":
-            if a == 0:
-                return torch.relu(feature)
-            return torch.relu((1 + a) * feature + a * self.projection(x * mask))
-        gate = 1 if a == 0 else 1 - a + a * mask
-        return torch.relu(feature + self.projection(x * gate))
+            if a > 0:
+                feature = torch.add((1 + a) * feature, self.projection(x * mask), alpha=a)
+        else:
+            feature = feature + self.projection(x if a == 0 else x * (1 - a + a * mask))
+        return feature.relu_()
 
 
 def attention_block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -150,7 +150,7 @@ def attention_block(in_channels: int, out_channels: int, stride: int) -> nn.Sequ
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.Sigmoid(),

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from resattn import paths
 from resattn.config import PAPER
+from resattn.files import atomic_write
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
 PAPER_TABLE3 = {
@@ -17,6 +19,7 @@ PAPER_TABLE3 = {
 }
 BASELINE = "ResNet8"
 NOT_MEASURED = "not measured yet"
+README_MARKS = ("<!-- table 3, made by python -m resattn.results -->", "<!-- end of table 3 -->")
 _FULL_PROTOCOL = {name: value for name, value in PAPER.items() if name != "source"}
 _NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "seed"}
 
@@ -207,3 +210,21 @@ def _paper_cell(paper: dict[float, float], variant: str) -> str:
 def _mask_strength(variant: str) -> float:
     """a of a variant; the paper calls its a = 0 a standard ResNet8, so the baseline counts as 0."""
     return 0.0 if variant == BASELINE else float(variant.partition(" a=")[2])
+
+
+def readme_table(records: pd.DataFrame) -> str:
+    """Table 3 as the README shows it, between its two marks."""
+    return f"{README_MARKS[0]}\n{to_markdown(table3(records))}\n{README_MARKS[1]}"
+
+
+def main() -> None:
+    """Write Table 3, made from the committed records, into the README."""
+    readme = paths.CHECKOUT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(README_MARKS[0])
+    after = rest.partition(README_MARKS[1])[2]
+    text = before + readme_table(load_records(paths.RESULTS)) + after
+    atomic_write(readme, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

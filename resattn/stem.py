@@ -77,20 +77,15 @@ class ResizedPatchStem(nn.Module):
         return F.interpolate(image, size, mode=self.mode, align_corners=False, antialias=shrink)
 
     def _joint(self, image: Tensor, vertical: _Period, horizontal: _Period) -> Tensor:
-        n = len(vertical.taps), len(horizontal.taps)
+        down, right = (period.taps.to(self.weight) for period in (vertical, horizontal))
         with torch.autocast(image.device.type, enabled=False):  # contract in full precision, round the kernel once
-            down, right = (period.taps.to(self.weight) for period in (vertical, horizontal))
-            kernel = torch.einsum("ocij,yiu,xjv->oyxcuv", self.weight, down, right).flatten(0, 2)
+            kernel = torch.einsum("ocij,yiu,xjv->yxocuv", self.weight, down, right).flatten(0, 2)
         padding = (horizontal.pad_before, horizontal.pad_after, vertical.pad_before, vertical.pad_after)
         out = F.conv2d(F.pad(image, padding, mode="replicate"), kernel, stride=(vertical.stride, horizontal.stride))
-        if n[0] == n[1]:
-            return F.pixel_shuffle(out, n[0])
+        # A pixel shuffle with the channels innermost: in channels_last it copies whole runs of them.
         batch, _, rows, columns = out.shape
-        return (
-            out.view(batch, -1, *n, rows, columns)
-            .permute(0, 1, 4, 2, 5, 3)
-            .reshape(batch, -1, rows * n[0], columns * n[1])
-        )
+        out = out.permute(0, 2, 3, 1).reshape(batch, rows, columns, len(down), len(right), -1).transpose(2, 3)
+        return out.reshape(batch, rows * len(down), columns * len(right), -1).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         out_channels, in_channels = self.weight.shape[:2]

@@ -22,7 +22,7 @@ from resattn.augment import augment, normalise
 from resattn.baseline import resnet8
 from resattn.config import PRESETS, TrainConfig
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
-from resattn.environment import describe_environment
+from resattn.environment import code_revision, describe_environment
 from resattn.files import atomic_write, write_json
 from resattn.model import ResAttnNet
 from resattn.progress import clock
@@ -59,7 +59,7 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
         (on_epoch or _print_epoch(config.epochs))(run.history)
     record = run.finish()
     save_weights(run.model, folder / "weights.safetensors", config)
-    (folder / "checkpoint.pt").unlink()
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
     return record
 
 
@@ -132,6 +132,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
         self.config, self.device, self.data = config, device, data
+        self.revision = code_revision()  # now: the checkout may move on while the run lasts
         n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
         fit, val = stratified_split(data.train.labels, n_val, config.seed)
         train_maps, self.test_maps = self._maps(data)
@@ -268,7 +269,7 @@ class _Run:
                 "epochs": self.history,
             },
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "environment": describe_environment(self.device)
+            "environment": describe_environment(self.device, self.revision)
             | {"precision": self.precision, "seconds": round(self.seconds, 2)},
         }
 
