@@ -1,5 +1,7 @@
 """What a record says about the machine and the code that made it."""
 
+import contextlib
+import ctypes
 import importlib.metadata
 import platform
 import resource
@@ -11,6 +13,7 @@ import torch
 
 from resattn import paths
 
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -28,6 +31,18 @@ def describe_environment(device: torch.device, revision: str | None) -> dict:
         "revision": revision,
         "peak_memory_mb": round(peak / 2**20, 1),
     }
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step instead of giving it back to the system each time.
+
+    A training step on the CPU allocates some 25 MB at a time; handing those back and faulting them in anew costs about a tenth of
+    the step. Does nothing where the C library has no ``mallopt``.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+            mallopt(option, value)
 
 
 def processor_name() -> str:

@@ -22,7 +22,7 @@ from resattn.augment import augment, normalise
 from resattn.baseline import resnet8
 from resattn.config import PRESETS, TrainConfig
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
-from resattn.environment import code_revision, describe_environment
+from resattn.environment import code_revision, describe_environment, keep_freed_memory
 from resattn.files import atomic_write, write_json
 from resattn.model import ResAttnNet
 from resattn.progress import clock
@@ -51,6 +51,8 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
     """
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
+    if device.type == "cpu":
+        keep_freed_memory()
     run = _Run(config, load_dataset(config.dataset, config.root), device)
     run.resume(folder / "checkpoint.pt")
     while run.epoch < config.epochs:
