@@ -56,8 +56,10 @@ class TrainConfig:
         beta1, beta2: of AdamW.
         schedule: "cosine" (to zero, a step at a time) or "constant".
         n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
-        precision: "float32", "bfloat16" (automatic mixed precision), or "auto": bfloat16 on CUDA, float32 elsewhere.
+        precision: "float32", "bfloat16" (automatic mixed precision), or "auto": bfloat16 on CUDA and on processors that
+            multiply in it (AMX or AVX512-BF16), float32 elsewhere. A record says which it was.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
+        compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
 
     Raises:
         ValueError: an argument is not as described.
@@ -83,6 +85,7 @@ class TrainConfig:
     n_val: int | None = None
     precision: str = "auto"
     device: str | None = None
+    compile: bool | None = None
 
     def __post_init__(self):
         if self.root is not None:
@@ -119,7 +122,7 @@ class TrainConfig:
         """What decides the result, as a record stores it: no path and no device; None where the baseline ignores a setting."""
         values = dataclasses.asdict(self)
         values["dataset"] = Path(self.dataset).name
-        ignored = ["root", "device"]
+        ignored = ["root", "device", "compile"]
         if self.source != "dino":
             ignored += ["heads", "weights"]
         for name in ignored:

@@ -45,6 +45,19 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16 itself; elsewhere it would be emulated, slower than float32."""
+    flags = processor_flags()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def processor_flags() -> set[str]:
+    """The features /proc/cpuinfo lists; none where there is no such file."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+
+
 def processor_name() -> str:
     """The processor as /proc/cpuinfo names it, else as Python does."""
     info = Path("/proc/cpuinfo")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from resattn import paths
 from resattn.config import PAPER
@@ -63,6 +62,8 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, 
     Raises:
         ValueError: there is no value.
     """
+    from scipy import stats  # here, because it takes a second to import
+
     values = np.asarray(list(values), float)
     if not len(values):
         raise ValueError("values must not be empty")
