@@ -99,13 +99,13 @@ def stratified_split(labels: Tensor, n_val: int = 5000, seed: int = 0) -> tuple[
 
 def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel of uint8 (N, C, H, W), as float32 (C,) on the scale [0, 1]."""
-    n_pixels = images.numel() / images.shape[1]
-    mean, square = torch.zeros(images.shape[1], dtype=torch.float64), torch.zeros(images.shape[1], dtype=torch.float64)
-    for chunk in images.split(10_000):
-        chunk = chunk.double().flatten(2) / 255
-        mean += chunk.sum((0, 2)) / n_pixels
-        square += chunk.square().sum((0, 2)) / n_pixels
-    return mean.float(), (square - mean**2).clamp_min(1e-12).sqrt().float()
+    histogram = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for chunk in images.split(1_000):
+        histogram += torch.stack([channel.flatten().bincount(minlength=256) for channel in chunk.unbind(1)])
+    share, level = histogram / histogram.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+    mean = (share * level).sum(1)
+    variance = (share * (level - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.clamp_min(1e-12).sqrt().float()
 
 
 def _load_shapes(cache: Path) -> Dataset:

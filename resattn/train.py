@@ -53,9 +53,7 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
     """
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
-    if device.type == "cpu":
-        keep_freed_memory()
-    run = _Run(config, load_dataset(config.dataset, config.root), device)
+    run = Run(config, load_dataset(config.dataset, config.root), device)
     run.resume(folder / "checkpoint.pt")
     while run.epoch < config.epochs:
         run.train_epoch()
@@ -131,11 +129,13 @@ def evaluate(
     return float(loss) / len(split), float(correct) / len(split)
 
 
-class _Run:
+class Run:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
         self.config, self.device, self.data = config, device, data
+        if device.type == "cpu":
+            keep_freed_memory()
         self.revision = code_revision()  # now: the checkout may move on while the run lasts
         n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
         fit, val = stratified_split(data.train.labels, n_val, config.seed)
@@ -174,20 +174,12 @@ class _Run:
     def train_epoch(self) -> None:
         """One pass over the training split and one over the validation split; adds its metrics to the history."""
         start = time.perf_counter()
-        batch, n_batches = self.config.batch_size, len(self.fit) // self.config.batch_size
-        order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch].view(n_batches, batch)
-        order = order.to(self.device)
-        losses = torch.zeros(n_batches, device=self.device)
-        self.model.train()
-        for first in range(0, n_batches, _BATCHES_AUGMENTED_TOGETHER):
-            chunk = order[first : first + _BATCHES_AUGMENTED_TOGETHER]
-            for i, (images, maps, labels) in enumerate(self._augmented(chunk), first):
-                step = self.epoch * n_batches + i
-                rate = learning_rate(self.config, step, self.config.epochs * n_batches)
-                losses[i] = self._step(images, maps, labels, rate)
-                if self.device.type == "cpu":
-                    self._check_finite(losses[: i + 1], n_batches)
-        self._check_finite(losses, n_batches)
+        losses = torch.zeros(len(self.fit) // self.config.batch_size, device=self.device)
+        for i, loss in enumerate(self.steps()):
+            losses[i] = loss
+            if self.device.type == "cpu":  # where looking at a number costs nothing
+                self._check_finite(losses[: i + 1])
+        self._check_finite(losses)
         val_loss, val_acc = evaluate(self.model, self.val, self.val_maps, self.mean, self.std, self.precision)
         if val_acc > max((entry["val_acc"] for entry in self.history), default=-1):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -198,10 +190,23 @@ class _Run:
                 "train_loss": float(losses.mean()),
                 "val_loss": val_loss,
                 "val_acc": val_acc,
-                "lr": rate,
+                "lr": self.optimiser.param_groups[0]["lr"],
                 "seconds": round(elapsed, 3),
             }
         )
+
+    def steps(self) -> Iterator[Tensor]:
+        """The updates of one epoch, each giving its loss without waiting for it."""
+        batch, n_batches = self.config.batch_size, len(self.fit) // self.config.batch_size
+        order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch].view(n_batches, batch)
+        order = order.to(self.device)
+        self.model.train()
+        for first in range(0, n_batches, _BATCHES_AUGMENTED_TOGETHER):
+            chunk = order[first : first + _BATCHES_AUGMENTED_TOGETHER]
+            for i, (images, maps, labels) in enumerate(self._augmented(chunk), first):
+                step = self.epoch * n_batches + i
+                rate = learning_rate(self.config, step, self.config.epochs * n_batches)
+                yield self._step(images, maps, labels, rate)
 
     def _augmented(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """Batches (images, maps, labels) for rows of sample indices, augmented in one go: a GPU starts few, large kernels."""
@@ -230,14 +235,14 @@ class _Run:
         self.optimiser.step()
         return loss.detach()
 
-    def _check_finite(self, losses: Tensor, n_batches: int) -> None:
+    def _check_finite(self, losses: Tensor) -> None:
         finite = losses.isfinite()
         if bool(finite.all()):
             return
         i = int((~finite).nonzero()[0])
         c = self.config
         raise FloatingPointError(
-            f"loss became {float(losses[i])} in epoch {self.epoch + 1}, step {i + 1} of {n_batches}, with lr={c.lr}, "
+            f"loss became {float(losses[i])} in epoch {self.epoch + 1}, step {i + 1}, with lr={c.lr}, "
             f"schedule={c.schedule}, weight_decay={c.weight_decay}, batch_size={c.batch_size}, model={c.model}, form={c.form}, "
             f"a={c.a}, precision={self.precision}; a smaller lr is the usual remedy"
         )

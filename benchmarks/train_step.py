@@ -1,0 +1,110 @@
+"""Training steps with data loading: the straightforward pipeline and ours, in turn, on one machine.
+
+    python -m benchmarks.train_step [--image-size 224] [--batch-size 128] [--steps 8] [--repeats 3]
+
+Images a second count everything a step needs: reading, augmenting, scaling up, forward, backward, update.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+
+from benchmarks import plain
+from benchmarks.measure import in_turn, median, peak_memory_mb, synchronise, write_record
+from resattn.config import TrainConfig
+
+
+def main() -> None:
+    """Measure both sides in turn and print medians, or be one side (--child)."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=main.__doc__)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--a", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=8, help="steps timed in each repeat, after two that are not")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    settings = {
+        "image_size": options.image_size,
+        "batch_size": options.batch_size,
+        "a": options.a,
+        "steps": options.steps,
+    }
+    if options.child:
+        print(json.dumps(_measure(options.child, settings, options.started)))
+        return
+    arguments = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    seen = in_turn("benchmarks.train_step", {side: [side, *arguments] for side in ("plain", "ours")}, options.repeats)
+    for side, runs in seen.items():
+        speed, memory, start = (
+            median(runs, key) for key in ("images_per_second", "peak_memory_mb", "seconds_to_first_step")
+        )
+        print(
+            f"{side:6s} {speed:8.1f} images/s  {memory:7.0f} MB  {start:5.1f} s from import to the end of the first step"
+        )
+    faster = median(seen["ours"], "images_per_second") / median(seen["plain"], "images_per_second")
+    smaller = median(seen["plain"], "peak_memory_mb") / median(seen["ours"], "peak_memory_mb")
+    print(f"ours is {faster:.2f} times as fast and takes 1/{smaller:.2f} of the memory")
+    print(f"record: {write_record('train_step', settings, seen).name}")
+
+
+def _measure(side: str, settings: dict, started: float) -> dict:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    steps = _STEPS[side](settings, device)
+    next(steps)
+    synchronise(device)
+    first = time.time() - started
+    next(steps)
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in islice(steps, settings["steps"]):
+        pass
+    synchronise(device)
+    seconds = time.perf_counter() - start
+    return {
+        "images_per_second": settings["steps"] * settings["batch_size"] / seconds,
+        "peak_memory_mb": peak_memory_mb(device),
+        "seconds_to_first_step": first,
+    }
+
+
+def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
+    from resattn.attention import attention_maps
+    from resattn.data import channel_stats, load_dataset
+    from resattn.train import build_model
+
+    config = _config(settings)
+    data = load_dataset("shapes")
+    maps = attention_maps(data.train.images, "saliency", name="shapes-train")
+    batches = plain.loader(data.train, maps, *channel_stats(data.train.images), config.image_size, config.batch_size)
+    model = build_model(config, 10).to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    while True:
+        for batch in batches:
+            plain.step(model, optimiser, *batch)
+            yield
+
+
+def _our_steps(settings: dict, device: torch.device) -> Iterator[None]:
+    from resattn.data import load_dataset
+    from resattn.train import Run
+
+    run = Run(_config(settings), load_dataset("shapes"), device)
+    while True:
+        for _ in run.steps():
+            yield
+
+
+def _config(settings: dict) -> TrainConfig:
+    return TrainConfig(a=settings["a"], image_size=settings["image_size"], batch_size=settings["batch_size"], lr=0.002)
+
+
+_STEPS = {"plain": _plain_steps, "ours": _our_steps}
+
+if __name__ == "__main__":
+    main()
