@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from resattn.files import atomic_write
-from resattn.results import BASELINE, accuracy_table, variant_order
+from resattn.results import BASELINE, PAPER_TABLE3, accuracy_table, variant_order
 
 STYLE = {
     "figure.dpi": 110,
@@ -143,36 +143,41 @@ def masks_figure(image: Tensor, attention: Tensor, masks: Sequence[Tensor], chan
     return figure
 
 
-def accuracy_figure(records: pd.DataFrame, title: str = "") -> Figure:
-    """Test accuracy of every network: each seed a dot, the mean with its 95 % interval, the paper's number where it has one."""
-    datasets = list(dict.fromkeys(records["dataset"]))
-    figure, axes = plt.subplots(1, len(datasets), figsize=(4.6 * len(datasets) + 1.2, 3.3), squeeze=False)
-    for ax, dataset in zip(axes[0], datasets, strict=True):
-        runs = records[records["dataset"] == dataset]
-        table = accuracy_table(runs)
-        variants = variant_order(runs["variant"])
-        for i, variant in enumerate(variants):
-            style = variant_style(variant)
-            row = table[table["variant"] == variant].iloc[0]
-            values = 100 * runs.loc[runs["variant"] == variant, "test_acc"]
-            ax.plot(values, np.full(len(values), i - 0.22), "|", color=style["color"], markersize=9, alpha=0.8)
-            ax.errorbar(
-                row["mean"], i, xerr=None if np.isnan(row["half"]) else row["half"], color=style["color"],
-                marker=style["marker"], markersize=6, capsize=3, linewidth=1.6,
-            )  # fmt: skip
-            if np.isfinite(row["paper"]):
-                ax.plot(row["paper"], i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
-        ax.set_yticks(range(len(variants)), variants)
-        ax.invert_yaxis()
-        ax.set_ylim(len(variants) - 0.5, -0.7)
-        ax.set_xlabel("test accuracy (%)")
-        ax.set_title(dataset if not title else f"{dataset}: {title}")
-        ax.grid(axis="y", visible=False)
+def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
+    """Every figure made from records, by file name: accuracy and learning curves for each data set."""
+    figures = {}
+    for dataset, runs in records.groupby("dataset"):
+        reduced = dataset in PAPER_TABLE3 and not runs["full"].all()
+        title = f"{dataset}, reduced protocol" if reduced else dataset
+        figures[f"accuracy-{dataset}"] = accuracy_figure(runs, title)
+        figures[f"curves-{dataset}"] = learning_curves(runs, title)
+    return figures
+
+
+def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
+    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval, the paper's number."""
+    table = accuracy_table(runs)
+    variants = variant_order(runs["variant"])
+    figure, ax = plt.subplots(figsize=(5.8, 3.3))
+    for i, variant in enumerate(variants):
+        style = variant_style(variant)
+        row = table[table["variant"] == variant].iloc[0]
+        values = 100 * runs.loc[runs["variant"] == variant, "test_acc"]
+        ax.plot(values, np.full(len(values), i - 0.22), "|", color=style["color"], markersize=9, alpha=0.8)
+        half = None if np.isnan(row["half"]) else row["half"]
+        look = {"color": style["color"], "marker": style["marker"], "markersize": 6, "capsize": 3, "linewidth": 1.6}
+        ax.errorbar(row["mean"], i, xerr=half, **look)
+        if np.isfinite(row["paper"]):
+            ax.plot(row["paper"], i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
+    ax.set_yticks(range(len(variants)), variants)
+    ax.set_ylim(len(variants) - 0.5, -0.7)
+    ax.set(xlabel="test accuracy (%)", title=title)
+    ax.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
 
 
-def learning_curves(records: pd.DataFrame) -> Figure:
+def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
     """Training loss and validation accuracy by epoch: mean over seeds, and the band from the lowest to the highest seed."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4))
     for variant in variant_order(records["variant"]):
@@ -192,7 +197,7 @@ def learning_curves(records: pd.DataFrame) -> Figure:
                 linewidth=1.6,
                 **style,
             )
-    axes[0].set(xlabel="epoch", ylabel="training loss (nats)")
+    axes[0].set(xlabel="epoch", ylabel="training loss (nats)", title=title)
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
     for ax in axes:
         ax.xaxis.get_major_locator().set_params(integer=True)

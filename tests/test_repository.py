@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from resattn import paths
-from resattn.results import load_records, readme_table
+from resattn.figures import result_figures, save_figure, use_style
+from resattn.results import load_records, main_records, readme_table
 
 README = paths.CHECKOUT / "README.md"
 
@@ -57,6 +58,17 @@ def test_the_readmes_table_is_made_from_the_records():
     assert readme_table(load_records(paths.RESULTS)) in README.read_text(encoding="utf-8"), (
         "run python -m resattn.results"
     )
+
+
+def test_the_figures_are_made_from_the_records(tmp_path):
+    use_style()
+    figures = result_figures(main_records(load_records(paths.RESULTS)))
+    assert figures
+    for name, figure in figures.items():
+        save_figure(figure, tmp_path / name)
+        committed_figure = (paths.FIGURES / f"{name}.svg").read_bytes()
+        assert (tmp_path / f"{name}.svg").read_bytes() == committed_figure, f"{name} is not what notebook 04 draws now"
+        assert (paths.FIGURES / f"{name}.png").exists()
 
 
 @pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)

@@ -1,0 +1,77 @@
+"""The fast paths give what the plain ones give: compiled and bfloat16 steps, and the straightforward pipeline beside ours."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import plain
+from resattn import TrainConfig, load_dataset, paths
+from resattn.attention import attention_maps
+from resattn.data import Split, channel_stats
+from resattn.train import Run, train
+
+SETTINGS = {"epochs": 1, "image_size": 16, "batch_size": 10, "lr": 1e-3, "n_val": 6, "a": 1.0, "form": "gated"}
+
+
+@pytest.fixture
+def birds(make_folder):
+    return {"dataset": "birds", "root": str(make_folder(train=20).parent)}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_steps_give_the_eager_losses(birds):
+    losses = {}
+    for compiled in (False, True):
+        config = TrainConfig(**SETTINGS, **birds, compile=compiled)
+        run = Run(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
+        losses[compiled] = torch.stack(list(run.steps()))
+    assert len(losses[True]) == 5
+    torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_runs_on_the_cpu_and_stays_close(birds):
+    records = {
+        precision: train(TrainConfig(**SETTINGS, **birds, precision=precision)) for precision in ("float32", "bfloat16")
+    }
+    exact, rough = (record["metrics"]["epochs"][0]["train_loss"] for record in records.values())
+    assert exact != rough, "bfloat16 must really be in use"
+    assert rough == pytest.approx(exact, rel=0.05)
+    assert records["bfloat16"]["environment"]["precision"] == "bfloat16"
+
+
+def test_the_straightforward_pipeline_feeds_the_same_data(make_folder):
+    """Averaged over many draws, both pipelines show the network the same pixels, so their speeds compare like with like."""
+    data = load_dataset("birds", make_folder().parent)
+    maps = attention_maps(data.train.images, "saliency")
+    mean, std = channel_stats(data.train.images)
+    one = Split(data.train.images[:1].expand(2000, -1, -1, -1), data.train.labels[:1].expand(2000))
+    slow = plain.AugmentedImages(one, maps[:1].expand(2000, -1, -1, -1), mean, std, image_size=16)
+    torch.manual_seed(0)
+    images, moved, _ = zip(*(slow[i] for i in range(2000)), strict=True)
+    run = Run(TrainConfig(**SETTINGS, dataset="birds", root=str(make_folder().parent)), data, torch.device("cpu"))
+    run.fit = one
+    run.fit_maps = maps[:1].expand(2000, -1, -1, -1)
+    fast, fast_maps, _ = next(run._augmented(torch.arange(2000)[None]))
+    assert (torch.stack(images).mean(0) - fast.mean(0)).abs().max() < 0.15
+    shrunk = torch.nn.functional.interpolate(fast_maps, (16, 16), mode="bicubic", align_corners=False)
+    assert (torch.stack(moved).mean(0) - shrunk.mean(0)).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("train_step", ["plain", "--image-size", "16", "--batch-size", "8", "--steps", "2"]),
+        ("train_step", ["ours", "--image-size", "16", "--batch-size", "8", "--steps", "2"]),
+        ("attention", ["usual", "--model", "vit_tiny_patch16_224", "--images", "1", "--batches", "1"]),
+        ("attention", ["ours", "--model", "vit_tiny_patch16_224", "--images", "1", "--batches", "1"]),
+    ],
+)
+def test_benchmarks_run(module, options, shapes_cache, monkeypatch):
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--child", *options, "--started", "0"]
+    answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout.splitlines()[-1])["images_per_second"] > 0
