@@ -137,11 +137,12 @@ class ClassificationBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, a: float, form: str) -> Tensor:
         """float (B, C, H, W) and its mask of the same shape (unused at a = 0) to (B, C', H / stride, W / stride)."""
         feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
+        # Batch normalisation does not need its output again, so the sum may be made in its place.
         if form == "printed":
             if a > 0:
-                feature = torch.add((1 + a) * feature, self.projection(x * mask), alpha=a)
+                feature = feature.mul_(1 + a).add_(self.projection(x * mask), alpha=a)
         else:
-            feature = feature + self.projection(x if a == 0 else x * (1 - a + a * mask))
+            feature = feature.add_(self.projection(x if a == 0 else x * (mask if a == 1 else 1 - a + a * mask)))
         return feature.relu_()
 
 

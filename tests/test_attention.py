@@ -122,7 +122,7 @@ def test_a_head_beyond_the_last_is_refused():
 
 
 def test_min_max_spans_zero_to_one_and_a_constant_map_becomes_zero():
-    maps = torch.stack([torch.rand(2, 5, 5) * 1e-6 + 3, torch.full((2, 5, 5), 0.7)])
+    maps = torch.stack([torch.rand(2, 5, 5) * 1e-3 + 3, torch.full((2, 5, 5), 0.7)])
     scaled = min_max(maps)
     assert scaled[0].amin((1, 2)).tolist() == [0, 0]
     assert scaled[0].amax((1, 2)).tolist() == [1, 1]

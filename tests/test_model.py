@@ -115,7 +115,7 @@ def test_eq_3_and_4_from_the_hooked_parts(form):
     caught: dict[str, torch.Tensor] = {}
     for i, block in enumerate(net.blocks):
         for name, part in (("f", block.bn2), ("x", block), ("skip", block.projection)):
-            part.register_forward_hook(lambda _m, _i, output, key=f"{name}{i}": caught.update({key: output}))
+            part.register_forward_hook(lambda _m, _i, output, key=f"{name}{i}": caught.update({key: output.clone()}))
         block.projection.register_forward_hook(lambda _m, given, _o, key=f"gated{i}": caught.update({key: given[0]}))
         block.register_forward_hook(lambda _m, given, _o, key=f"before{i}": caught.update({key: given[0]}))
     for i, part in enumerate((net.attention_stem, *net.attention_blocks)):
