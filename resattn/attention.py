@@ -83,7 +83,7 @@ def attention_maps(
             raise ValueError(f"masks must hold one true mask an image for source='oracle' ({n} images), got {given}")
         return masks.float()
     if source == "shuffled":
-        if base in ("shuffled", "uniform", "center"):
+        if base not in set(ATTENTION_SOURCES) - {"shuffled", "uniform", "center"}:
             raise ValueError(f"base must be a source whose maps differ between images, got {base!r}")
         vit_options = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
         return _shuffle(
@@ -160,6 +160,7 @@ def border_contrast(images: Tensor) -> Tensor:
     covariance = spread @ spread.transpose(1, 2) / samples.shape[2] + noise_floor
     offset = pixels.flatten(2) - mean
     distance = (offset * torch.linalg.solve(covariance, offset)).sum(1).clamp_min(0).sqrt()
+    distance = distance.round(decimals=3)  # one grey level is 0.04: less is rounding, which min-max would blow up
     smooth = _blur(distance.view(-1, 1, height, width), sigma=min(height, width) / 21)
     return min_max(F.interpolate(smooth, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False, antialias=True))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resattn.stem import ResizedPatchStem
+from resattn.stem import ResizedPatchStem, fresh_generator
 
 
 class ResNet(nn.Module):
@@ -18,14 +18,14 @@ class ResNet(nn.Module):
 
     def __init__(self, num_classes: int, widths: Sequence[int], depths: Sequence[int], image_size: int, generator):
         super().__init__()
+        generator = generator or fresh_generator()
         self.stem = nn.Sequential(
             ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         blocks, channels = [], widths[0]
-        for width, depth in zip(widths, depths, strict=True):
-            for _ in range(depth):
-                first_of_later_stage = channels != width
-                blocks.append(BasicBlock(channels, width, downsample=first_of_later_stage))
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            for i in range(depth):
+                blocks.append(BasicBlock(channels, width, downsample=stage > 0 and i == 0))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(channels, num_classes)

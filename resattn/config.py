@@ -90,6 +90,7 @@ class TrainConfig:
     def __post_init__(self):
         if self.root is not None:
             object.__setattr__(self, "root", str(self.root))
+        object.__setattr__(self, "weights", str(self.weights))
         _check_choice("model", self.model, ("resattn", "resnet8"))
         _check_choice("form", self.form, ("printed", "gated"))
         _check_choice("source", self.source, ATTENTION_SOURCES)
@@ -102,6 +103,12 @@ class TrainConfig:
         _check_number("beta2", self.beta2, 0, 1, open_above=True)
         for name, low in {"seed": 0, "epochs": 1, "batch_size": 2, "image_size": 4}.items():
             _check_number(name, getattr(self, name), low, math.inf, whole=True)
+        for name in ("a", "lr", "weight_decay", "beta1", "beta2"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # so that 1 and 1.0 are one run
+        if self.heads not in ("mean", "max", "all"):
+            _check_number("heads", self.heads, 0, math.inf, whole=True, or_else="'mean', 'max', 'all' or ")
+        if self.compile not in (None, True, False):
+            raise ValueError(f"compile must be True, False or None, got {self.compile!r}")
         if self.n_val is not None:
             _check_number("n_val", self.n_val, 1, math.inf, whole=True)
         if self.image_size % 4:
@@ -122,13 +129,14 @@ class TrainConfig:
         """What decides the result, as a record stores it: no path and no device; None where the baseline ignores a setting."""
         values = dataclasses.asdict(self)
         values["dataset"] = Path(self.dataset).name
-        ignored = ["root", "device", "compile"]
-        if self.source != "dino":
-            ignored += ["heads", "weights"]
-        for name in ignored:
+        for name in ("root", "device", "compile"):
             del values[name]
         if self.model == "resnet8":
-            values |= dict.fromkeys(set(values) & {"form", "a", "source", "heads", "weights"})
+            values |= dict.fromkeys(("form", "a", "source"))
+        if self.model == "resnet8" or self.source != "dino":
+            del values["heads"], values["weights"]
+        elif Path(self.weights).is_file():
+            values["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]
         return values
 
     @property
@@ -153,6 +161,7 @@ def _check_number(
     whole: bool = False,
     open_below: bool = False,
     open_above: bool = False,
+    or_else: str = "",
 ) -> None:
     kind = int if whole else (int, float)
     fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
@@ -160,4 +169,4 @@ def _check_number(
         bounds = f"{'above' if open_below else 'at least'} {low}"
         if math.isfinite(high):
             bounds = f"in {'(' if open_below else '['}{low}, {high}{')' if open_above else ']'}"
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number {bounds}, got {value!r}")
+        raise ValueError(f"{name} must be {or_else}a {'whole ' if whole else ''}number {bounds}, got {value!r}")

@@ -60,13 +60,13 @@ def load_dataset(
     """
     root = Path(root) if root is not None else paths.DATA
     cache = Path(cache) if cache is not None else paths.CACHE / "datasets"
-    if name == "shapes":
-        if size is not None:
-            raise ValueError(f"size applies to image folders only, not to 'shapes' (got size={size})")
-        return _load_shapes(cache)
-    folder = _find_folder(name, root)
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"size must be a whole number of pixels above 0, or None, got {size!r}")
+    folder = None if name == "shapes" else _find_folder(name, root)
     if folder is None:
-        return _download_cifar(name, root)
+        if size is not None:
+            raise ValueError(f"size applies to image folders only, not to {name!r} (got size={size})")
+        return _load_shapes(cache) if name == "shapes" else _download_cifar(name, root)
     return _load_folder(folder, name if name in _OFFICIAL_SIZES else folder.name, size, cache)
 
 
@@ -109,7 +109,7 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _load_shapes(cache: Path) -> Dataset:
-    source = hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes()).hexdigest()[:16]
+    source = hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes() + repr(_SHAPES_SIZES).encode())
 
     def draw() -> dict[str, np.ndarray]:
         arrays = {}
@@ -117,7 +117,7 @@ def _load_shapes(cache: Path) -> Dataset:
             arrays |= zip((f"{split}_images", f"{split}_labels", f"{split}_masks"), make_shapes(n, seed), strict=True)
         return arrays
 
-    return _dataset("shapes", _cached(cache, f"shapes-{source}", draw), SHAPES_CLASSES)
+    return _dataset("shapes", _cached(cache, f"shapes-{source.hexdigest()[:16]}", draw), SHAPES_CLASSES)
 
 
 def _find_folder(name: str, root: Path) -> Path | None:

@@ -144,11 +144,9 @@ def masks_figure(image: Tensor, attention: Tensor, masks: Sequence[Tensor], chan
 
 
 def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
-    """Every figure made from records, by file name: accuracy and learning curves for each data set with two seeds or more."""
+    """Every figure made from records, by file name: accuracy and learning curves for each data set."""
     figures = {}
     for dataset, runs in records.groupby("dataset"):
-        if runs["seed"].nunique() < 2:
-            continue
         reduced = dataset in PAPER_TABLE3 and not runs["full"].all()
         title = f"{dataset}, reduced protocol" if reduced else dataset
         figures[f"accuracy-{dataset}"] = accuracy_figure(runs, title)

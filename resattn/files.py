@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except Exception as error:
-        if _is_disk_full(error):
+        if _is_disk_full(error, path.parent):
             raise OSError(
                 errno.ENOSPC, f"no space left on the device that holds {path}; free some and start again"
             ) from error
@@ -85,5 +86,8 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
     return digest(*(part for name in sorted(arrays) for part in (name, arrays[name])))
 
 
-def _is_disk_full(error: Exception) -> bool:
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error)
+def _is_disk_full(error: Exception, folder: Path) -> bool:
+    """Some writers say so; torch.save only complains about a position in the file, so the disk is asked as well."""
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error):
+        return True
+    return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 2**16

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from resattn.stem import ResizedPatchStem
+from resattn.stem import ResizedPatchStem, fresh_generator
 
 FORMS = ("printed", "gated")
 
@@ -58,6 +58,7 @@ class ResAttnNet(nn.Module):
                 f"num_classes must be at least 2 and attention_channels at least 1, got {num_classes} and {attention_channels}"
             )
         self.a, self.form = a, form
+        generator = generator or fresh_generator()
         self.stem = nn.Sequential(
             ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
@@ -106,6 +107,9 @@ class ResAttnNet(nn.Module):
         Args:
             attention: float (B, K, h', w') in [0, 1].
         """
+        channels = self.attention_stem[0].weight.shape[1]
+        if attention.ndim != 4 or attention.shape[1] != channels:
+            raise ValueError(f"attention must be (B, {channels}, h, w), got {tuple(attention.shape)}")
         mask = self.attention_stem(attention)
         masks = [mask]
         for block in self.attention_blocks:

@@ -28,6 +28,11 @@ class _Period(NamedTuple):
     pad_after: int
 
 
+def fresh_generator() -> torch.Generator:
+    """A generator seeded by the global one: ``torch.manual_seed`` decides what it gives, and one number is all it takes."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+
 class ResizedPatchStem(nn.Module):
     """Resize an image to a square and convolve it with non-overlapping patches (Sec. 3.3), without making the large image.
 
@@ -95,6 +100,11 @@ class ResizedPatchStem(nn.Module):
 @lru_cache
 def _period(length: int, image_size: int, patch: int, mode: str) -> _Period | None:
     """The joint convolution along one axis, or None where the two steps serve better."""
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        return _find_period(length, image_size, patch, mode)
+
+
+def _find_period(length: int, image_size: int, patch: int, mode: str) -> _Period | None:
     scale = Fraction(image_size, length)
     if scale <= 1:
         return None

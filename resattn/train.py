@@ -51,7 +51,7 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
         ValueError: the data set or the maps cannot be had as asked.
         FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
     """
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = find_device(config.device)
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
     run = Run(config, load_dataset(config.dataset, config.root), device)
     run.resume(folder / "checkpoint.pt")
@@ -63,6 +63,18 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
     save_weights(run.model, folder / "weights.safetensors", config)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return record
+
+
+def find_device(name: str | None) -> torch.device:
+    """The named device, or for None CUDA if present, else the CPU; ValueError where there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be None or one this machine has, such as 'cpu', got {name!r} ({error})"
+        ) from error
+    return device
 
 
 def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
@@ -181,6 +193,8 @@ class Run:
                 self._check_finite(losses[: i + 1])
         self._check_finite(losses)
         val_loss, val_acc = evaluate(self.model, self.val, self.val_maps, self.mean, self.std, self.precision)
+        if not math.isfinite(val_loss):
+            raise self._not_finite("validation loss", val_loss, len(losses))
         if val_acc > max((entry["val_acc"] for entry in self.history), default=-1):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         elapsed = time.perf_counter() - start
@@ -240,16 +254,20 @@ class Run:
         if bool(finite.all()):
             return
         i = int((~finite).nonzero()[0])
+        raise self._not_finite("loss", float(losses[i]), i + 1)
+
+    def _not_finite(self, what: str, value: float, step: int) -> FloatingPointError:
         c = self.config
-        raise FloatingPointError(
-            f"loss became {float(losses[i])} in epoch {self.epoch + 1}, step {i + 1}, with lr={c.lr}, "
-            f"schedule={c.schedule}, weight_decay={c.weight_decay}, batch_size={c.batch_size}, model={c.model}, form={c.form}, "
-            f"a={c.a}, precision={self.precision}; a smaller lr is the usual remedy"
+        return FloatingPointError(
+            f"{what} became {value} in epoch {self.epoch + 1}, step {step}, with lr={c.lr}, schedule={c.schedule}, "
+            f"weight_decay={c.weight_decay}, batch_size={c.batch_size}, model={c.model}, form={c.form}, a={c.a}, "
+            f"precision={self.precision}; a smaller lr is the usual remedy"
         )
 
     def state(self) -> dict:
         """All that :meth:`resume` needs."""
         return {
+            "config": self.config.identity(),
             "model": self.model.state_dict(),
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
@@ -265,6 +283,8 @@ class Run:
             return
         try:
             state = torch.load(checkpoint, map_location=self.device, weights_only=True)
+            if state["config"] != self.config.identity():
+                raise ValueError("it belongs to a run with other settings")
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.order.set_state(state["order"].cpu())
@@ -272,7 +292,7 @@ class Run:
             self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
         except Exception as error:  # a torn file can fail in any way
             raise ValueError(
-                f"checkpoint {checkpoint} cannot be read ({error}); delete it to start this run over"
+                f"checkpoint {checkpoint} cannot be read or continued ({error}); delete it to start this run over"
             ) from error
 
     def finish(self) -> dict:
@@ -352,12 +372,12 @@ def main(argv: list[str] | None = None) -> None:
     options = vars(parser.parse_args(argv))
     preset, records = options.pop("preset"), options.pop("records")
     changes = {name: value for name, value in options.items() if value is not None}
-    if str(changes.get("heads", "")).isdigit():
+    if str(changes.get("heads", "")).lstrip("-").isdigit():
         changes["heads"] = int(changes["heads"])
     try:
         config = TrainConfig.preset(preset, **changes) if preset else TrainConfig(**changes)
         record = train(config)
-    except (ValueError, ConnectionError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     path = write_json(records / f"{config.slug}.json", record)
     metrics = record["metrics"]

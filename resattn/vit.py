@@ -14,29 +14,18 @@ def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: 
     import timm
     from timm.models import VisionTransformer
 
-    options = {"num_classes": 0}
-    if weights == "pretrained":
-        options["pretrained"] = True
-    elif weights != "random":
-        options["checkpoint_path"] = str(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            vit = timm.create_model(model, **options)
-        except RuntimeError as error:
+            vit = timm.create_model(model, num_classes=0, pretrained=weights == "pretrained")
+        except Exception as error:  # the hub, the network and timm's registry raise what they like
             if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
                 raise ValueError(
                     f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
                 ) from error
-            if weights != "pretrained":
-                raise ValueError(f"weights file {weights} does not fit {model!r}: {error}") from error
             raise _no_weights(model, error) from error
-        except Exception as error:
-            if weights == "pretrained":
-                raise _no_weights(model, error) from error
-            raise ValueError(
-                f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(weights)!r}: {error}"
-            ) from error
+    if weights not in ("pretrained", "random"):
+        _load_checkpoint(vit, weights, model)
     if not isinstance(vit, VisionTransformer) or not vit.has_class_token:
         raise ValueError(
             f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}; got {model!r}"
@@ -44,10 +33,23 @@ def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: 
     return vit.eval().requires_grad_(False)
 
 
+def _load_checkpoint(vit: nn.Module, path: str | Path, model: str) -> None:
+    """Weights from a file into ``vit``; those of a classifier, which it does not have, are left out."""
+    from timm.models import load_state_dict
+
+    if not Path(path).is_file():
+        raise ValueError(f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(path)!r}")
+    try:
+        state = load_state_dict(str(path))
+        vit.load_state_dict({name: value for name, value in state.items() if not name.startswith("head.")})
+    except Exception as error:  # a damaged or foreign file can fail in any way
+        raise ValueError(f"weights file {path} does not fit {model!r}: {error}") from error
+
+
 def vit_input(vit: nn.Module, images: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) to what the ViT was trained on: bicubic to its size, its own mean and standard deviation."""
     size, config = vit.patch_embed.img_size, vit.pretrained_cfg
-    shrink = images.shape[-1] > size[1]
+    shrink = any(given > wanted for given, wanted in zip(images.shape[-2:], size, strict=True))
     scaled = F.interpolate(images.float() / 255, size, mode="bicubic", align_corners=False, antialias=shrink).clamp(
         0, 1
     )

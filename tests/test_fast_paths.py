@@ -43,16 +43,16 @@ def test_bfloat16_runs_on_the_cpu_and_stays_close(birds):
     assert records["bfloat16"]["environment"]["precision"] == "bfloat16"
 
 
-def test_the_straightforward_pipeline_feeds_the_same_data(make_folder):
+def test_the_straightforward_pipeline_feeds_the_same_data(birds):
     """Averaged over many draws, both pipelines show the network the same pixels, so their speeds compare like with like."""
-    data = load_dataset("birds", make_folder().parent)
+    data = load_dataset(birds["dataset"], birds["root"])
     maps = attention_maps(data.train.images, "saliency")
     mean, std = channel_stats(data.train.images)
     one = Split(data.train.images[:1].expand(2000, -1, -1, -1), data.train.labels[:1].expand(2000))
     slow = plain.AugmentedImages(one, maps[:1].expand(2000, -1, -1, -1), mean, std, image_size=16)
     torch.manual_seed(0)
     images, moved, _ = zip(*(slow[i] for i in range(2000)), strict=True)
-    run = Run(TrainConfig(**SETTINGS, dataset="birds", root=str(make_folder().parent)), data, torch.device("cpu"))
+    run = Run(TrainConfig(**SETTINGS, **birds), data, torch.device("cpu"))
     run.fit = one
     run.fit_maps = maps[:1].expand(2000, -1, -1, -1)
     fast, fast_maps, _ = next(run._augmented(torch.arange(2000)[None]))

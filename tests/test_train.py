@@ -279,7 +279,7 @@ def test_a_damaged_checkpoint_is_named(tiny, tmp_path):
     interrupt(tiny, tmp_path)
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=f"checkpoint {path} cannot be read"):
+    with pytest.raises(ValueError, match=f"checkpoint {path} cannot be read or continued"):
         train(tiny, folder=tmp_path, on_epoch=quiet)
 
 
