@@ -44,7 +44,7 @@ def _options(batch: int, size: int) -> list[str]:
 
 
 def _draw(rows: list[tuple]) -> Figure:
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.3))
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.4))
     by_batch = [row for row in rows if row[1] == 224]
     by_size = sorted((row for row in rows if row[0] == 128), key=lambda row: row[1])
     for ax, chosen, column, label in (
@@ -53,9 +53,9 @@ def _draw(rows: list[tuple]) -> Figure:
     ):
         x = [row[column] for row in chosen]
         ax.plot(x, [row[2] for row in chosen], marker="o", color="#0072b2")
-        ax.set(xlabel=label, ylabel="seconds a step", xscale="log", yscale="log", xticks=x)
-        ax.set_xticks(x, [str(value) for value in x])
-        ax.minorticks_off()
+        ax.set(xlabel=label, ylabel="seconds a step")
+        ax.set_xticks(x, ["" if value == 64 and column == 0 else str(value) for value in x])
+        ax.set_ylim(bottom=0)
         memory = ax.twinx()
         memory.plot(x, [row[3] / 1024 for row in chosen], marker="s", linestyle="--", color="#d55e00")
         memory.set_ylabel("peak memory (GB)", color="#d55e00")

@@ -19,7 +19,7 @@ _PARAMETERS_OF_A_RUN = (
     "dataset", "root", "model", "form", "a", "source", "weights", "seed", "epochs", "image_size", "batch_size", "lr", "schedule",
 )  # fmt: skip
 # Training images a second at 224 pixels, batch 128, on two cores of an AMD EPYC without AVX-512 (seen; a rough guide elsewhere).
-_CPU_RATE = {"masked": 140, "plain": 230}
+_CPU_RATE = {"masked": 170, "plain": 390}
 _OTHER_SECONDS = {"01_attention_maps": 12, "02_architecture": 12, "04_figures": 12}
 
 
