@@ -16,9 +16,8 @@ def random_crops(
     *,
     jitter: float = 0.4,
     grey: float = 0.1,
-    swap: float = 1.0,
 ) -> Tensor:
-    """Cut ``n_crops`` crops from every image, each with its own place, size, flip, colours and background.
+    """Cut ``n_crops`` crops from every image, each with its own place, size, flip and colours.
 
     Args:
         images: uint8 (B, 3, H, W), on the device of ``generator``.
@@ -28,8 +27,6 @@ def random_crops(
         generator: source of all randomness.
         jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
         grey: probability that a crop loses its colours.
-        swap: how much of the crop's coarsest colours (its mean over quarters, blended) is exchanged for another crop's, in
-            [0, 1]: what lies behind an object no longer tells which image it is.
 
     Returns:
         float32 (n_crops, B, 3, size, size), about 0 to 1; brightened crops leave that range.
@@ -43,8 +40,6 @@ def random_crops(
         align_corners=False,
     )
     crops = _change_colours(crops, 1 + jitter * (2 * uniform[5:8] - 1), uniform[8] < grey)
-    if swap:
-        crops = _swap_background(crops, swap, generator)
     return crops.view(n_crops, len(images), 3, size, size)
 
 
@@ -66,9 +61,3 @@ def _change_colours(crops: Tensor, factors: Tensor, to_grey: Tensor) -> Tensor:
     crops = (crops - mean) * contrast + mean
     lightness = crops.mean(1, keepdim=True)
     return (crops - lightness) * torch.where(to_grey[:, None, None, None], 0, saturation) + lightness
-
-
-def _swap_background(crops: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    coarse = F.interpolate(F.adaptive_avg_pool2d(crops, 2), crops.shape[-2:], mode="bilinear", align_corners=False)
-    other = torch.randperm(len(crops), generator=generator, device=crops.device)
-    return crops + amount * (coarse[other] - coarse)

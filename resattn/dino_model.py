@@ -42,7 +42,7 @@ class DinoConfig:
         clip: largest norm of the gradient.
         global_size, global_area: pixels, and share of the image, of the two crops that the teacher sees too.
         local_crops, local_size, local_area: number, pixels and share of the crops that only the student sees.
-        jitter, grey, swap: as for :func:`resattn.crops.random_crops`.
+        jitter, grey: as for :func:`resattn.crops.random_crops`.
 
     Raises:
         ValueError: an argument is not as described.
@@ -80,7 +80,6 @@ class DinoConfig:
     local_area: tuple[float, float] = (0.15, 0.4)
     jitter: float = 0.4
     grey: float = 0.1
-    swap: float = 1.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
