@@ -23,7 +23,7 @@ from resattn.data import Split, load_dataset, stratified_split
 from resattn.dino_model import PIXEL_MEAN, PIXEL_STD, DinoConfig, Network, add_options, seeded
 from resattn.dino_model import tiny_vit as tiny_vit
 from resattn.environment import describe_environment
-from resattn.files import atomic_write, save_arrays, write_json
+from resattn.files import atomic_write, digest, save_arrays, write_json
 from resattn.shapes import make_shapes
 from resattn.vit import cls_attention, vit_input
 
@@ -37,9 +37,10 @@ def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callab
         on_epoch: called with each epoch's metrics; None prints them.
 
     Returns:
-        The record, ready for JSON: "config"; "metrics" with "epochs" (one dict an epoch, see :meth:`_Run.train_epoch`),
-        "collapse" (None or what happened), "images_seen", and, where the data set has masks, "test": the focus on the object
-        of "minmax" maps (what the network is fed) and of "raw" attention, on the test split; "parameters"; "environment".
+        The record, ready for JSON: "config"; "data", number and checksum of the training images; "metrics" with "epochs" (one
+        dict an epoch, see :meth:`_Run.train_epoch`), "collapse" (None or what happened), "images_seen", and,
+        where the data set has masks, "test": the focus on the object of "minmax" maps (what the network is fed) and of "raw"
+        attention, on the test split; "parameters"; "environment".
 
     Raises:
         ValueError: the data cannot be had as asked, or the checkpoint belongs to other settings.
@@ -255,6 +256,7 @@ class _Run:
         seconds = round(sum(entry["seconds"] for entry in self.history), 1)
         return {
             "config": self.config.identity(),
+            "data": {"images": len(self.pool), "sha256": digest(self.pool.numpy())},
             "metrics": metrics,
             "parameters": sum(p.numel() for p in self.teacher.vit.parameters()),
             "environment": describe_environment(self.device) | {"seconds": seconds},

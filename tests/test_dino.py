@@ -168,7 +168,13 @@ def test_help_says_what_there_is_and_is_quick():
 def test_self_distillation_learns_textures_that_an_untrained_vit_does_not_tell_apart(tmp_path):
     folder = _draw_textures(tmp_path / "textures")
     config = DinoConfig(
-        dataset=str(folder), epochs=12, grey=1.0, local_area=(0.3, 0.6), warmup_epochs=1, freeze_epochs=1
+        dataset=str(folder),
+        epochs=12,
+        prototypes=16,
+        momentum=(0.97, 1.0),
+        local_area=(0.3, 0.6),
+        warmup_epochs=1,
+        freeze_epochs=1,
     )
     untrained = dino._Run(config).watch()["knn_acc"]
     record = dino.pretrain(config, folder=tmp_path / "run", on_epoch=lambda _: None)
@@ -202,7 +208,7 @@ def test_shipped_weights_are_small_and_damage_is_noticed(tmp_path):
 
 
 def _draw_textures(folder):
-    """Three classes told apart by their texture alone: stripes across, stripes down, and dots, in any two colours."""
+    """Three classes told apart by their texture alone: stripes across, stripes down, and dots, in any two greys."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :32]
     patterns = {"across": lambda f, p, q: np.sin(f * y + p), "down": lambda f, p, q: np.sin(f * x + q)}
@@ -212,7 +218,7 @@ def _draw_textures(folder):
             (folder / split / name).mkdir(parents=True)
             for i in range(n):
                 blend = 0.5 + 0.5 * pattern(rng.uniform(0.6, 1.6), *rng.uniform(0, 2 * math.pi, 2))[..., None]
-                low, high = rng.uniform(0, 1, (2, 3))
+                low, high = rng.uniform(0.2, 0.4), rng.uniform(0.6, 0.8)
                 pixels = low * (1 - blend) + high * blend + rng.normal(0, 0.05, (32, 32, 3))
                 image = Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
                 image.save(folder / split / name / f"{i}.png")
