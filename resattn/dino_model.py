@@ -31,7 +31,8 @@ class DinoConfig:
         batch_size: images a step.
         seed: decides weights, order, crops, the validation part and the drawn images.
         device: as in :class:`resattn.TrainConfig`.
-        image_size, patch, dim, depth, heads, mlp_ratio: the ViT, see timm.
+        image_size, patch, dim, depth, heads, mlp_ratio: the ViT, see timm. One head, because several share the work: one finds
+            the object, others the rest, and their mean (Sec. 5.2) finds it less often.
         hidden, bottleneck, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
         lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
         weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's. A teacher that follows
@@ -51,7 +52,7 @@ class DinoConfig:
     dataset: str = "shapes"
     root: str | None = None
     drawn: int = 20_000
-    epochs: int = 20
+    epochs: int = 5
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
@@ -59,7 +60,7 @@ class DinoConfig:
     patch: int = 4
     dim: int = 64
     depth: int = 3
-    heads: int = 4
+    heads: int = 1
     mlp_ratio: float = 2.0
     hidden: int = 256
     bottleneck: int = 64
