@@ -16,6 +16,7 @@ def random_crops(
     *,
     jitter: float = 0.4,
     grey: float = 0.1,
+    swap: float = 1.0,
 ) -> Tensor:
     """Cut ``n_crops`` crops from every image, each with its own place, size, flip and colours.
 
@@ -27,6 +28,8 @@ def random_crops(
         generator: source of all randomness.
         jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
         grey: probability that a crop loses its colours.
+        swap: how much of a crop's coarse colours (the means of its quarters, blended) gives way to those of a crop of another
+            image, in [0, 1]. All crops of an image get their colours from the same other one.
 
     Returns:
         float32 (n_crops, B, 3, size, size), about 0 to 1; brightened crops leave that range.
@@ -40,7 +43,8 @@ def random_crops(
         align_corners=False,
     )
     crops = _change_colours(crops, 1 + jitter * (2 * uniform[5:8] - 1), uniform[8] < grey)
-    return crops.view(n_crops, len(images), 3, size, size)
+    crops = crops.view(n_crops, len(images), 3, size, size)
+    return _swap_coarse_colours(crops, swap) if swap else crops
 
 
 def _boxes(uniform: Tensor, area: tuple[float, float]) -> Tensor:
@@ -61,3 +65,9 @@ def _change_colours(crops: Tensor, factors: Tensor, to_grey: Tensor) -> Tensor:
     crops = (crops - mean) * contrast + mean
     lightness = crops.mean(1, keepdim=True)
     return (crops - lightness) * torch.where(to_grey[:, None, None, None], 0, saturation) + lightness
+
+
+def _swap_coarse_colours(crops: Tensor, amount: float) -> Tensor:
+    coarse = F.interpolate(F.adaptive_avg_pool2d(crops.flatten(0, 1), 2), crops.shape[-2:], mode="bilinear")
+    coarse = coarse.view_as(crops)
+    return crops + amount * (coarse.roll(crops.shape[1] // 2, 1) - coarse)

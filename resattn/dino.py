@@ -172,7 +172,7 @@ class _Run:
 
     def _step(self, images: Tensor) -> Tensor:
         c = self.config
-        options = {"generator": self.augmentation, "jitter": c.jitter, "grey": c.grey}
+        options = {"generator": self.augmentation, "jitter": c.jitter, "grey": c.grey, "swap": c.swap}
         crops = [_normalise(random_crops(images, 2, c.global_size, c.global_area, **options))]
         if c.local_crops:
             crops.append(_normalise(random_crops(images, c.local_crops, c.local_size, c.local_area, **options)))

@@ -43,7 +43,8 @@ class DinoConfig:
         clip: largest norm of the gradient.
         global_size, global_area: pixels, and share of the image, of the two crops that the teacher sees too.
         local_crops, local_size, local_area: number, pixels and share of the crops that only the student sees.
-        jitter, grey: as for :func:`resattn.crops.random_crops`.
+            None by default: a small crop often misses the object, so its background is all it can share with a large one.
+        jitter, grey, swap: as for :func:`resattn.crops.random_crops`.
 
     Raises:
         ValueError: an argument is not as described.
@@ -51,8 +52,8 @@ class DinoConfig:
 
     dataset: str = "shapes"
     root: str | None = None
-    drawn: int = 20_000
-    epochs: int = 5
+    drawn: int = 10_000
+    epochs: int = 10
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
@@ -66,21 +67,22 @@ class DinoConfig:
     bottleneck: int = 64
     prototypes: int = 64
     lr: float = 1e-3
-    warmup_epochs: float = 0.25
+    warmup_epochs: float = 0.5
     weight_decay: tuple[float, float] = (0.04, 0.2)
     momentum: tuple[float, float] = (0.997, 1.0)
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
     centring: str = "sinkhorn"
-    freeze_epochs: float = 0.25
+    freeze_epochs: float = 0.5
     clip: float = 1.0
     global_size: int = 24
     global_area: tuple[float, float] = (0.4, 1.0)
-    local_crops: int = 2
+    local_crops: int = 0
     local_size: int = 16
     local_area: tuple[float, float] = (0.15, 0.4)
     jitter: float = 0.4
     grey: float = 0.1
+    swap: float = 1.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -24,9 +24,8 @@ RECORD = paths.RESULTS / "dino-tiny.json"
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny():
     """Settings of a run that takes a second or two."""
-    monkeypatch.setattr(torch.backends, "mkldnn", torch.backends.mkldnn)
     return DinoConfig(
         drawn=64, epochs=3, batch_size=16, dim=16, depth=1, heads=2, hidden=16, bottleneck=8, prototypes=8
     )
@@ -100,13 +99,20 @@ def test_crops_depend_on_nothing_but_images_and_generator():
 
 def test_a_crop_of_everything_without_changes_is_the_image_or_its_mirror():
     images = torch.from_numpy(make_shapes(8, seed=3)[0])
-    crops = random_crops(images, 1, 32, (16 / 9, 2.0), torch.Generator().manual_seed(0), jitter=0, grey=0)[0]
+    crops = random_crops(images, 1, 32, (16 / 9, 2.0), torch.Generator().manual_seed(0), jitter=0, grey=0, swap=0)[0]
     plain = images.float() / 255
     same = [(crop - image).abs().max() < 1e-5 for crop, image in zip(crops, plain, strict=True)]
     mirrored = [(crop - image.flip(2)).abs().max() < 1e-5 for crop, image in zip(crops, plain, strict=True)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
     assert any(same)
     assert any(mirrored)
+
+
+def test_swapping_gives_all_crops_of_an_image_the_coarse_colours_of_the_same_other_image():
+    images = (torch.arange(6, dtype=torch.uint8) * 40)[:, None, None, None].expand(6, 3, 32, 32)
+    crops = random_crops(images, 2, 16, (0.5, 1.0), torch.Generator().manual_seed(0), jitter=0, grey=0, swap=1.0)
+    levels = (255 * crops.mean((2, 3, 4))).round().int()
+    assert levels.tolist() == [[120, 160, 200, 0, 40, 80]] * 2
 
 
 @pytest.mark.parametrize(
