@@ -27,7 +27,16 @@ RECORD = paths.RESULTS / "dino-tiny.json"
 def tiny():
     """Settings of a run that takes a second or two."""
     return DinoConfig(
-        drawn=64, epochs=3, batch_size=16, dim=16, depth=1, heads=2, hidden=16, bottleneck=8, prototypes=8
+        drawn=64,
+        epochs=3,
+        batch_size=16,
+        local_crops=2,
+        dim=16,
+        depth=1,
+        heads=2,
+        hidden=16,
+        bottleneck=8,
+        prototypes=8,
     )
 
 
