@@ -1,0 +1,73 @@
+"""Random crops for self-distillation, a whole batch at once on any device (Sec. 3.2; multi-crop after Caron et al.)."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def random_crops(
+    images: Tensor,
+    n_crops: int,
+    size: int,
+    area: tuple[float, float],
+    generator: torch.Generator,
+    *,
+    jitter: float = 0.4,
+    grey: float = 0.1,
+    swap: float = 1.0,
+) -> Tensor:
+    """Cut ``n_crops`` crops from every image, each with its own place, size, flip and colours.
+
+    Args:
+        images: uint8 (B, 3, H, W), on the device of ``generator``.
+        n_crops: crops of each image.
+        size: pixels on a side of a crop.
+        area: smallest and largest share of the image that a crop covers.
+        generator: source of all randomness.
+        jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
+        grey: probability that a crop loses its colours.
+        swap: how much of a crop's coarse colours (the means of its quarters, blended) gives way to those of a crop of another
+            image, in [0, 1]. All crops of an image get their colours from the same other one.
+
+    Returns:
+        float32 (n_crops, B, 3, size, size), about 0 to 1; brightened crops leave that range.
+    """
+    n, device = n_crops * len(images), images.device
+    uniform = torch.rand(9, n, generator=generator, device=device)
+    crops = F.grid_sample(
+        images.repeat(n_crops, 1, 1, 1).float() / 255,
+        F.affine_grid(_boxes(uniform[:5], area), [n, 3, size, size], align_corners=False),
+        padding_mode="reflection",
+        align_corners=False,
+    )
+    crops = _change_colours(crops, 1 + jitter * (2 * uniform[5:8] - 1), uniform[8] < grey)
+    crops = crops.view(n_crops, len(images), 3, size, size)
+    return _swap_coarse_colours(crops, swap) if swap else crops
+
+
+def _boxes(uniform: Tensor, area: tuple[float, float]) -> Tensor:
+    """Affine maps (n, 2, 3) of boxes inside the image, half of them mirrored; width to height is 3:4 to 4:3."""
+    covered = area[0] + (area[1] - area[0]) * uniform[0]
+    aspect = torch.exp(math.log(4 / 3) * (2 * uniform[1] - 1))
+    width, height = (covered * aspect).sqrt().clamp_max(1), (covered / aspect).sqrt().clamp_max(1)
+    right, down = (1 - width) * (2 * uniform[2] - 1), (1 - height) * (2 * uniform[3] - 1)
+    mirror = torch.where(uniform[4] < 0.5, -1.0, 1.0)
+    zero = torch.zeros_like(width)
+    return torch.stack([width * mirror, zero, right, zero, height, down], 1).view(-1, 2, 3)
+
+
+def _change_colours(crops: Tensor, factors: Tensor, to_grey: Tensor) -> Tensor:
+    brightness, contrast, saturation = factors[:, :, None, None, None]
+    crops = crops * brightness
+    mean = crops.mean((1, 2, 3), keepdim=True)
+    crops = (crops - mean) * contrast + mean
+    lightness = crops.mean(1, keepdim=True)
+    return (crops - lightness) * torch.where(to_grey[:, None, None, None], 0, saturation) + lightness
+
+
+def _swap_coarse_colours(crops: Tensor, amount: float) -> Tensor:
+    coarse = F.interpolate(F.adaptive_avg_pool2d(crops.flatten(0, 1), 2), crops.shape[-2:], mode="bilinear")
+    coarse = coarse.view_as(crops)
+    return crops + amount * (coarse.roll(crops.shape[1] // 2, 1) - coarse)

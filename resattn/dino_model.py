@@ -1,0 +1,200 @@
+"""Settings, networks and shipped weights of the self-distillation in :mod:`resattn.dino` (Sec. 3.1 and 3.2)."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resattn.files import load_arrays
+
+PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' colours are moved about anyway
+WEIGHTS = Path(__file__).with_name("weights") / "dino-tiny.safetensors"
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """Settings of one pretraining run; the defaults made ``dino-tiny``.
+
+    Attributes:
+        dataset, root: as for :func:`resattn.load_dataset`; folders are resized to ``image_size``.
+        drawn: for "shapes", how many images to draw for training (with seeds the data set does not use), because 6,000 are
+            few; 0 trains on the data set's own.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        seed: decides weights, order, crops, the validation part and the drawn images.
+        device: as in :class:`resattn.TrainConfig`.
+        image_size, patch, dim, depth, heads, mlp_ratio: the ViT, see timm. One head, because several share the work: one finds
+            the object, others the rest, and their mean (Sec. 5.2) finds it less often.
+        hidden, bottleneck, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
+        lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
+        weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's. A teacher that follows
+            fast follows into the uniform distribution.
+        student_temperature, teacher_temperature: in Eq. 2.
+        centring: "sinkhorn" (Sinkhorn-Knopp) or "mean" (running mean of the logits, as first published).
+        freeze_epochs: how long the prototypes stay as they were drawn.
+        clip: largest norm of the gradient.
+        global_size, global_area: pixels, and share of the image, of the two crops that the teacher sees too.
+        local_crops, local_size, local_area: number, pixels and share of the crops that only the student sees.
+            None by default: a small crop often misses the object, so its background is all it can share with a large one.
+        jitter, grey, swap: as for :func:`resattn.crops.random_crops`.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
+
+    dataset: str = "shapes"
+    root: str | None = None
+    drawn: int = 10_000
+    epochs: int = 10
+    batch_size: int = 64
+    seed: int = 0
+    device: str | None = None
+    image_size: int = 32
+    patch: int = 4
+    dim: int = 64
+    depth: int = 3
+    heads: int = 1
+    mlp_ratio: float = 2.0
+    hidden: int = 256
+    bottleneck: int = 64
+    prototypes: int = 64
+    lr: float = 1e-3
+    warmup_epochs: float = 0.5
+    weight_decay: tuple[float, float] = (0.04, 0.2)
+    momentum: tuple[float, float] = (0.997, 1.0)
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    centring: str = "sinkhorn"
+    freeze_epochs: float = 0.5
+    clip: float = 1.0
+    global_size: int = 24
+    global_area: tuple[float, float] = (0.4, 1.0)
+    local_crops: int = 0
+    local_size: int = 16
+    local_area: tuple[float, float] = (0.15, 0.4)
+    jitter: float = 0.4
+    grey: float = 0.1
+    swap: float = 1.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, tuple):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        if self.centring not in ("sinkhorn", "mean"):
+            raise ValueError(f"centring must be 'sinkhorn' or 'mean', got {self.centring!r}")
+        for name in ("epochs", "batch_size", "patch", "dim", "depth", "heads", "prototypes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("image_size", "global_size", "local_size"):
+            if getattr(self, name) < self.patch or getattr(self, name) % self.patch:
+                raise ValueError(f"{name} must be a multiple of patch={self.patch}, got {getattr(self, name)}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads={self.heads}, got {self.dim}")
+        for name in ("global_area", "local_area", "momentum"):
+            if not 0 < min(getattr(self, name)) <= max(getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must be two numbers above 0 and at most 1, got {getattr(self, name)}")
+        for name in ("lr", "student_temperature", "teacher_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+
+    def identity(self) -> dict:
+        """What decides the result, as a record stores it: no path and no device."""
+        values = dataclasses.asdict(self)
+        values["dataset"] = Path(self.dataset).name
+        del values["root"], values["device"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @property
+    def slug(self) -> str:
+        """A folder name that tells runs apart."""
+        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{Path(self.dataset).name}-seed{self.seed}-{settings}"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One command-line option for each setting of :class:`DinoConfig`."""
+    for field in dataclasses.fields(DinoConfig):
+        pair = isinstance(field.default, tuple)
+        kind = float if pair else str if field.default is None else type(field.default)
+        shown = " ".join(map(str, field.default)) if pair else field.default
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, nargs=2 if pair else None, help=f"default {shown}"
+        )
+
+
+def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """``build()`` with its random weights decided by ``seed``, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0) -> nn.Module:
+    """The small ViT for 32x32 images as a timm VisionTransformer, in evaluation mode, its weights frozen.
+
+    Args:
+        pretrained: load ``weights`` and the shape of the network they belong to; else the default shape, untrained.
+        weights: a file that :func:`pretrain` wrote; by default the one in the package.
+        seed: decides the weights of an untrained one.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds something else.
+    """
+    if not pretrained:
+        return seeded(seed, lambda: build_vit(DinoConfig())).eval().requires_grad_(False)
+    if (kept := load_arrays(weights)) is None or "config" not in kept[1]:
+        raise ValueError(f"weights must be a file written by resattn.dino, got {weights}, which is missing or damaged")
+    arrays, about = kept
+    known = {field.name for field in dataclasses.fields(DinoConfig)}
+    vit = seeded(seed, lambda: build_vit(DinoConfig(**{k: v for k, v in about["config"].items() if k in known})))
+    vit.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return vit.eval().requires_grad_(False)
+
+
+def build_vit(config: DinoConfig) -> nn.Module:
+    """The backbone: timm's VisionTransformer without a classifier, any input size that is a multiple of the patch."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch,
+        embed_dim=config.dim,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+    vit.pretrained_cfg = {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3}
+    return vit
+
+
+class Network(nn.Module):
+    """ViT, projection head with batch normalisation, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
+
+    Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
+    """
+
+    def __init__(self, config: DinoConfig):
+        super().__init__()
+        self.vit = build_vit(config)
+        layers, width = [], config.dim
+        for _ in range(2):
+            norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
+            layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
+            width = config.hidden
+        self.head = nn.Sequential(*layers, nn.Linear(width, config.bottleneck))
+        self.prototypes = nn.Parameter(torch.randn(config.prototypes, config.bottleneck))
+
+    def forward(self, crops: list[Tensor]) -> Tensor:
+        """Logits of crops of several sizes, in order."""
+        features = torch.cat([self.vit(part) for part in crops])
+        return F.linear(F.normalize(self.head(features), dim=1), F.normalize(self.prototypes, dim=1))
