@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from resattn import paths
 from resattn.config import ATTENTION_SOURCES
 from resattn.data import Dataset
+from resattn.dino_model import WEIGHTS, tiny_vit
 from resattn.files import digest, load_arrays, save_arrays
 from resattn.progress import track
 from resattn.vit import DINO_MODEL, cls_attention, load_vit, vit_input
@@ -43,14 +44,15 @@ def attention_maps(
 
     Args:
         images: uint8 (N, 3, H, W).
-        source: "dino", the [CLS] attention of a ViT's last block; "saliency", colour contrast against the image's border,
+        source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", the same of a small ViT that travels with the
+            package, self-distilled on ``shapes`` (:mod:`resattn.dino`), 8x8 for 32x32 images; "saliency", colour contrast against the image's border,
             without any training; controls "uniform" (ones), "center" (a Gaussian), "shuffled" (another image's map of source
             ``base``); "oracle", the true object masks of data sets that have them.
         heads: how a ViT's heads become one map: "mean" (default), "max", an index, or "all" for one channel a head.
         masks: float (N, 1, h, w), needed by "oracle" alone.
         base: the source that "shuffled" shuffles.
-        model: name of any timm VisionTransformer with a class token, for "dino".
-        weights: "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
+        model: name of any timm VisionTransformer with a class token, for "dino" alone.
+        weights: for "dino" alone: "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
             file for ``model``.
         seed: for "shuffled" and for random weights.
         batch_size: images at a time through the ViT.
@@ -72,6 +74,8 @@ def attention_maps(
         given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a uint8 tensor (N, 3, H, W), got {given}")
     n = len(images)
+    if not n:
+        raise ValueError("images must not be empty")
     cache = Path(cache) if cache is not None else paths.CACHE / "maps"
     if source == "uniform":
         return torch.ones(n, 1, MAP_SIZE, MAP_SIZE)
@@ -91,23 +95,21 @@ def attention_maps(
         )
     if source == "saliency":
         return _cached(
-            images, cache, name, {"source": source, "size": MAP_SIZE, "version": 1}, lambda: border_contrast, 256
+            images, cache, name, {"source": source, "size": MAP_SIZE, "version": 2}, lambda: border_contrast, 256
         )
 
     _check_heads(heads)
-    settings = {
-        "source": source,
-        "model": model,
-        "weights": _identify_weights(weights, seed),
-        "heads": heads,
-        "version": 1,
-    }
+    if source == "dino-tiny":
+        identity = {"weights": digest(WEIGHTS.read_bytes())}
+    else:
+        identity = {"model": model, "weights": _identify_weights(weights, seed)}
+    settings = {"source": source, "heads": heads, "version": 1} | identity
     device = (
         torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     )
 
     def extractor() -> Callable[[Tensor], Tensor]:
-        vit = load_vit(model, weights, seed).to(device)
+        vit = (tiny_vit() if source == "dino-tiny" else load_vit(model, weights, seed)).to(device)
         return lambda batch: aggregate_heads(cls_attention(vit, vit_input(vit, batch.to(device))), heads).float().cpu()
 
     return _cached(images, cache, name, settings, extractor, batch_size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ATTENTION_SOURCES = ("dino", "saliency", "uniform", "center", "shuffled", "oracle")
+ATTENTION_SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center", "shuffled", "oracle")
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
 PAPER = {
@@ -29,7 +29,7 @@ DEMO = {
     "lr": 0.01,
     "weight_decay": 5e-4,
     "schedule": "cosine",
-    "source": "saliency",
+    "source": "dino-tiny",
 }
 PRESETS = {"paper": PAPER, "demo": DEMO}
 
@@ -133,8 +133,10 @@ class TrainConfig:
             del values[name]
         if self.model == "resnet8":
             values |= dict.fromkeys(("form", "a", "source"))
-        if self.model == "resnet8" or self.source != "dino":
+        if self.model == "resnet8" or self.source not in ("dino", "dino-tiny"):
             del values["heads"], values["weights"]
+        elif self.source == "dino-tiny":
+            del values["weights"]
         elif Path(self.weights).is_file():
             values["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]
         return values

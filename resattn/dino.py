@@ -22,7 +22,7 @@ from resattn.crops import random_crops
 from resattn.data import Split, load_dataset, stratified_split
 from resattn.dino_model import PIXEL_MEAN, PIXEL_STD, DinoConfig, Network, add_options, seeded
 from resattn.dino_model import tiny_vit as tiny_vit
-from resattn.environment import describe_environment
+from resattn.environment import code_revision, describe_environment
 from resattn.files import atomic_write, digest, save_arrays, write_json
 from resattn.shapes import make_shapes
 from resattn.vit import cls_attention, vit_input
@@ -118,7 +118,7 @@ class _Run:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: DinoConfig):
-        self.config = config
+        self.config, self.revision = config, code_revision()
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         size = None if config.dataset in ("shapes", "cifar10", "cifar100") else config.image_size
         self.data = load_dataset(config.dataset, config.root, size=size)
@@ -259,7 +259,7 @@ class _Run:
             "data": {"images": len(self.pool), "sha256": digest(self.pool.numpy())},
             "metrics": metrics,
             "parameters": sum(p.numel() for p in self.teacher.vit.parameters()),
-            "environment": describe_environment(self.device) | {"seconds": seconds},
+            "environment": describe_environment(self.device, self.revision) | {"seconds": seconds},
         }
 
 

@@ -17,6 +17,7 @@ from resattn.files import load_arrays
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' colours are moved about anyway
 WEIGHTS = Path(__file__).with_name("weights") / "dino-tiny.safetensors"
+RECORD = WEIGHTS.with_suffix(".json")  # recipe, log and figures of the run that made them
 
 
 @dataclass(frozen=True)

@@ -91,25 +91,68 @@ def image_grid(images: Tensor, rows: dict[str, Tensor], overlay: bool = False) -
     return figure
 
 
-def heads_figure(images: Tensor, heads: Tensor, aggregated: Tensor) -> Figure:
-    """For each image a row: the image, the map of every head, and their aggregate (Sec. 5.2).
+def heads_figure(images: Tensor, heads: Tensor, aggregated: Tensor, masks: Tensor | None = None) -> Figure:
+    """For each image a row: the image, the map of every head, their aggregate (Sec. 5.2), and the true object if known.
 
     Args:
         images: uint8 (N, 3, H, W).
         heads: float (N, heads, h, w) in [0, 1].
         aggregated: float (N, 1, h, w) in [0, 1].
+        masks: float (N, 1, H, W) in [0, 1], or None.
     """
     n, n_heads = heads.shape[:2]
-    figure, axes = plt.subplots(n, n_heads + 2, figsize=(0.86 * (n_heads + 2), 0.92 * n + 0.25), squeeze=False)
+    columns = {f"head {k}": heads[:, k] for k in range(n_heads)} | {"mean": aggregated[:, 0]}
+    if masks is not None:
+        columns["object"] = masks[:, 0]
+    figure, axes = plt.subplots(
+        n, len(columns) + 1, figsize=(0.95 * (len(columns) + 1), 0.98 * n + 0.25), squeeze=False
+    )
     for i in range(n):
         axes[i, 0].imshow(images[i].permute(1, 2, 0).numpy())
-        for k in range(n_heads):
-            axes[i, k + 1].imshow(heads[i, k].numpy(), cmap="magma", vmin=0, vmax=1)
-        axes[i, -1].imshow(aggregated[i, 0].numpy(), cmap="magma", vmin=0, vmax=1)
-    for k, title in enumerate(["image", *(f"head {k}" for k in range(n_heads)), "mean"]):
-        axes[0, k].set_title(title, fontsize=8)
+        for ax, maps in zip(axes[i, 1:], columns.values(), strict=True):
+            ax.imshow(maps[i].numpy(), cmap="magma", vmin=0, vmax=1)
+    for ax, title in zip(axes[0], ["image", *columns], strict=True):
+        ax.set_title(title, fontsize=8)
     bare(axes)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    return figure
+
+
+def distillation_figure(record: dict) -> Figure:
+    """The log of a self-distillation run: loss and entropies, and how well its attention finds the object, epoch by epoch."""
+    epochs = record["metrics"]["epochs"]
+    x = [entry["epoch"] for entry in epochs]
+    figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
+    for key, label, marker, line in (
+        ("loss", "loss", "o", "-"),
+        ("teacher_entropy", "entropy of one target", "s", "--"),
+        ("mean_entropy", "entropy of the mean target", "^", ":"),
+    ):
+        axes[0].plot(x, [entry[key] for entry in epochs], marker=marker, linestyle=line, label=label)
+    axes[0].axhline(np.log(record["config"]["prototypes"]), color="#999999", linewidth=1)
+    axes[0].text(x[0], np.log(record["config"]["prototypes"]), " ln K", va="bottom", color="#777777", fontsize=8)
+    axes[0].set(ylabel="nats")
+    axes[0].legend(fontsize=8)
+    axes[1].plot(x, [entry["mass_ratio"] for entry in epochs], marker="o", color="#0072b2")
+    axes[1].axhline(1, color="#999999", linewidth=1)
+    axes[1].set(ylabel="mass ratio on the object", ylim=(0, None))
+    axes[2].plot(
+        x, [100 * entry["peak_inside"] for entry in epochs], marker="o", color="#0072b2", label="peak inside the object"
+    )
+    axes[2].plot(
+        x,
+        [100 * entry["knn_acc"] for entry in epochs],
+        marker="s",
+        color="#d55e00",
+        linestyle="--",
+        label="k-NN accuracy",
+    )
+    axes[2].set(ylabel="%", ylim=(0, 100))
+    axes[2].legend(fontsize=8)
+    for ax in axes:
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    figure.tight_layout()
     return figure
 
 

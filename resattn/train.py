@@ -278,7 +278,7 @@ class Run:
         }
 
     def resume(self, checkpoint: Path) -> None:
-        """Go on from ``checkpoint``; where it is missing or damaged, from the beginning."""
+        """Go on from ``checkpoint``, or from the beginning where there is none; a damaged one or another run's is refused."""
         if not checkpoint.exists():
             return
         try:
@@ -326,7 +326,7 @@ class Run:
         if self.config.model == "resnet8":
             return None, None
         c = self.config
-        options = {"heads": c.heads, "weights": c.weights} if c.source == "dino" else {}
+        options = {"heads": c.heads, "weights": c.weights} if c.source in ("dino", "dino-tiny") else {}
         train_maps, test_maps = dataset_maps(data, c.source, seed=c.seed, device=self.device, **options)
         return train_maps, test_maps.to(self.device)
 
@@ -378,7 +378,7 @@ def main(argv: list[str] | None = None) -> None:
         config = TrainConfig.preset(preset, **changes) if preset else TrainConfig(**changes)
         record = train(config)
     except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
     path = write_json(records / f"{config.slug}.json", record)
     metrics = record["metrics"]
     print(

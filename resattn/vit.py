@@ -23,10 +23,12 @@ def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: 
                 raise ValueError(
                     f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
                 ) from error
+            if weights != "pretrained":
+                raise
             raise _no_weights(model, error) from error
     if weights not in ("pretrained", "random"):
         _load_checkpoint(vit, weights, model)
-    if not isinstance(vit, VisionTransformer) or not vit.has_class_token:
+    if not isinstance(vit, VisionTransformer) or not vit.has_class_token or not hasattr(vit.blocks[-1], "attn"):
         raise ValueError(
             f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}; got {model!r}"
         )

@@ -15,12 +15,10 @@ from resattn import dino, paths
 from resattn.attention import aggregate_heads, object_focus
 from resattn.crops import random_crops
 from resattn.data import load_dataset
-from resattn.dino_model import WEIGHTS, DinoConfig
+from resattn.dino_model import RECORD, WEIGHTS, DinoConfig
 from resattn.files import load_arrays
 from resattn.shapes import make_shapes
 from resattn.vit import cls_attention, vit_input
-
-RECORD = paths.RESULTS / "dino-tiny.json"
 
 
 @pytest.fixture
