@@ -49,7 +49,7 @@ def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callab
     folder = Path(folder) if folder is not None else paths.RUNS / "dino" / config.slug
     run = _Run(config)
     run.resume(folder / "checkpoint.pt")
-    while len(run.history) < config.epochs:
+    while len(run.history) < min(config.epochs, config.stop_after or config.epochs):
         run.train_epoch()
         atomic_write(folder / "checkpoint.pt", lambda partial: torch.save(run.state(), partial))
         (on_epoch or _print_epoch)(run.history[-1])
