@@ -208,11 +208,11 @@ def test_shipped_weights_find_the_object():
     focus = object_focus(aggregate_heads(attention), data.masks)
     assert focus["mass_ratio"] >= 1.8
     assert focus["peak_inside"] >= 0.7
-    untrained = dino.tiny_vit(pretrained=False)
-    chance = object_focus(
-        aggregate_heads(cls_attention(untrained, vit_input(untrained, data.images[:500]))), data.masks[:500]
+    # Objects are bright, so an untrained ViT that happens to prefer bright patches peaks on them too; its attention stays flat.
+    untrained = object_focus(_raw_attention(dino.tiny_vit(pretrained=False), data.images[:500]), data.masks[:500])
+    assert (
+        object_focus(attention.mean(1, keepdim=True), data.masks)["mass_ratio"] > 1.2 > 1.05 > untrained["mass_ratio"]
     )
-    assert chance["peak_inside"] < 0.4
 
 
 def test_shipped_weights_are_small_and_damage_is_noticed(tmp_path):
@@ -221,6 +221,10 @@ def test_shipped_weights_are_small_and_damage_is_noticed(tmp_path):
     broken.write_bytes(WEIGHTS.read_bytes()[:-7])
     with pytest.raises(ValueError, match="damaged"):
         dino.tiny_vit(weights=broken)
+
+
+def _raw_attention(vit, images):
+    return cls_attention(vit, vit_input(vit, images)).mean(1, keepdim=True)
 
 
 def _draw_textures(folder):
