@@ -20,7 +20,7 @@ from resattn import paths
 from resattn.attention import aggregate_heads, object_focus
 from resattn.crops import random_crops
 from resattn.data import Split, load_dataset, stratified_split
-from resattn.dino_model import PIXEL_MEAN, PIXEL_STD, DinoConfig, Network, add_options, seeded
+from resattn.dino_model import PIXEL_MEAN, PIXEL_STD, DinoConfig, Network, add_options, build_vit, seeded
 from resattn.dino_model import tiny_vit as tiny_vit
 from resattn.environment import code_revision, describe_environment
 from resattn.files import atomic_write, digest, save_arrays, write_json
@@ -49,7 +49,7 @@ def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callab
     folder = Path(folder) if folder is not None else paths.RUNS / "dino" / config.slug
     run = _Run(config)
     run.resume(folder / "checkpoint.pt")
-    while len(run.history) < config.epochs:
+    while len(run.history) < min(config.epochs, config.stop_after or config.epochs):
         run.train_epoch()
         atomic_write(folder / "checkpoint.pt", lambda partial: torch.save(run.state(), partial))
         (on_epoch or _print_epoch)(run.history[-1])
@@ -112,6 +112,19 @@ def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
     votes = torch.zeros(len(queries), int(bank_labels.max()) + 1, device=queries.device)
     votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
     return float((votes.argmax(1) == labels).float().mean())
+
+
+def focus(vit: nn.Module, part: Split) -> dict:
+    """:func:`resattn.attention.object_focus` of the "minmax" map, which the network is fed, and of the "raw" attention."""
+    device = next(vit.parameters()).device
+    attention = torch.cat([cls_attention(vit, vit_input(vit, x.to(device))).cpu() for x in part.images.split(500)])
+    maps = {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}
+    return {name: object_focus(value, part.masks) for name, value in maps.items()}
+
+
+def untrained_focus(config: DinoConfig, part: Split, n: int = 10) -> list[dict]:
+    """:func:`focus` of ``n`` untrained ViTs (seeds 0 to n - 1): what chance alone achieves, to judge a trained one by."""
+    return [focus(seeded(seed, lambda: build_vit(config)), part) for seed in range(n)]
 
 
 class _Run:
@@ -203,16 +216,7 @@ class _Run:
         bank = _take(self.fit, torch.arange(min(4000, len(self.fit))))
         features = [self._features(part.images) for part in (bank, self.val)]
         found = {"knn_acc": knn_accuracy(features[0], bank.labels, features[1], self.val.labels, min(20, len(bank)))}
-        return found | (self.focus(self.val)["minmax"] if self.val.masks is not None else {})
-
-    def focus(self, part: Split) -> dict:
-        """:func:`resattn.attention.object_focus` of the min-max scaled map and of the raw attention."""
-        vit = self.teacher.vit
-        attention = torch.cat(
-            [cls_attention(vit, vit_input(vit, x.to(self.device))).cpu() for x in part.images.split(500)]
-        )
-        maps = {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}
-        return {name: object_focus(value, part.masks) for name, value in maps.items()}
+        return found | (focus(self.teacher.vit, self.val)["minmax"] if self.val.masks is not None else {})
 
     def _features(self, images: Tensor) -> Tensor:
         vit = self.teacher.vit
@@ -252,7 +256,7 @@ class _Run:
             "images_seen": len(self.history) * (len(self.pool) // self.config.batch_size) * self.config.batch_size,
         }
         if self.data.test.masks is not None:
-            metrics["test"] = self.focus(self.data.test)
+            metrics["test"] = focus(self.teacher.vit, self.data.test)
         seconds = round(sum(entry["seconds"] for entry in self.history), 1)
         return {
             "config": self.config.identity(),
@@ -294,6 +298,9 @@ def main(argv: list[str] | None = None) -> None:
         config = DinoConfig(**{name: value for name, value in options.items() if value is not None})
         out = out or paths.RUNS / "dino" / config.slug
         record = pretrain(config, folder=out)
+        if "test" in record["metrics"]:
+            test = load_dataset(config.dataset, config.root).test
+            record["metrics"]["untrained"] = untrained_focus(config, test)
     except (ValueError, FloatingPointError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"record: {write_json(out / 'record.json', record)}")

@@ -28,7 +28,9 @@ class DinoConfig:
         dataset, root: as for :func:`resattn.load_dataset`; folders are resized to ``image_size``.
         drawn: for "shapes", how many images to draw for training (with seeds the data set does not use), because 6,000 are
             few; 0 trains on the data set's own.
-        epochs: passes over the training images.
+        epochs: passes over the training images that the schedules are laid out for.
+        stop_after: end after this many of them, or None. Three, because the focus on the object, watched on the validation
+            part, fell from the fourth on: with the object told apart, the [CLS] token goes on to learn what surrounds it.
         batch_size: images a step.
         seed: decides weights, order, crops, the validation part and the drawn images.
         device: as in :class:`resattn.TrainConfig`.
@@ -55,6 +57,7 @@ class DinoConfig:
     root: str | None = None
     drawn: int = 10_000
     epochs: int = 10
+    stop_after: int | None = 3
     batch_size: int = 64
     seed: int = 0
     device: str | None = None
@@ -94,6 +97,8 @@ class DinoConfig:
         for name in ("epochs", "batch_size", "patch", "dim", "depth", "heads", "prototypes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise ValueError(f"stop_after must be at least 1 or None, got {self.stop_after}")
         for name in ("image_size", "global_size", "local_size"):
             if getattr(self, name) < self.patch or getattr(self, name) % self.patch:
                 raise ValueError(f"{name} must be a multiple of patch={self.patch}, got {getattr(self, name)}")
