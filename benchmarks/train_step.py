@@ -76,7 +76,7 @@ def _measure(side: str, settings: dict, started: float) -> dict:
 def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
     from resattn.attention import attention_maps
     from resattn.data import channel_stats, load_dataset
-    from resattn.train import build_model
+    from resattn.networks import build_model
 
     config = _config(settings)
     data = load_dataset("shapes")

@@ -6,7 +6,6 @@ there and, on the CPU, ends with the same weights, bit for bit, as one that was 
 
 import argparse
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +18,11 @@ from torch.nn import functional as F
 from resattn import paths
 from resattn.attention import dataset_maps
 from resattn.augment import augment, normalise
-from resattn.baseline import resnet8
 from resattn.config import PRESETS, TrainConfig
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.environment import code_revision, describe_environment, has_fast_bfloat16, keep_freed_memory
 from resattn.files import atomic_write, write_json
-from resattn.model import ResAttnNet
+from resattn.networks import build_model, save_weights
 from resattn.progress import clock
 
 _BATCHES_AUGMENTED_TOGETHER = 16
@@ -75,43 +73,6 @@ def find_device(name: str | None) -> torch.device:
             f"device must be None or one this machine has, such as 'cpu', got {name!r} ({error})"
         ) from error
     return device
-
-
-def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
-    """The network of ``config`` with its seed's initial weights, on the CPU."""
-    generator = torch.Generator().manual_seed(config.seed)
-    options = {"image_size": config.image_size, "generator": generator}
-    if config.model == "resnet8":
-        return resnet8(num_classes, **options)
-    return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
-
-
-def save_weights(model: nn.Module, path: Path, config: TrainConfig) -> Path:
-    """Write a network's weights as safetensors, with the settings that made them in the metadata."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    return atomic_write(path, lambda partial: save_file(tensors, partial, {"config": json.dumps(config.identity())}))
-
-
-def load_trained(path: Path, num_classes: int, attention_channels: int = 1) -> nn.Module:
-    """The network that :func:`save_weights` wrote, in evaluation mode on the CPU.
-
-    Raises:
-        ValueError: the file is missing, or not one of these.
-    """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            settings = json.loads(file.metadata()["config"])
-        config = TrainConfig(**{name: value for name, value in settings.items() if value is not None})
-        model = build_model(config, num_classes, attention_channels)
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"path must be weights that training wrote, got {path} ({error})") from error
-    return model.eval()
 
 
 def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:

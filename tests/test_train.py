@@ -20,7 +20,8 @@ from resattn import TrainConfig, attention_maps, load_dataset, paths, train
 from resattn.config import DEMO
 from resattn.data import Split, channel_stats
 from resattn.files import digest, write_json
-from resattn.train import build_model, evaluate, learning_rate, load_trained, main
+from resattn.networks import build_model, load_trained
+from resattn.train import evaluate, learning_rate, main
 
 train_module = sys.modules["resattn.train"]
 ZERO, ONE = torch.zeros(3), torch.ones(3)
