@@ -214,7 +214,8 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
             ax.plot(row["paper"], i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
     ax.set_yticks(range(len(variants)), variants)
     ax.set_ylim(len(variants) - 0.5, -0.7)
-    ax.set(xlabel="test accuracy (%)", title=title)
+    low, high = ax.get_xlim()
+    ax.set(xlabel="test accuracy (%)", title=title, xlim=(max(low, 0), min(high, 100)))
     ax.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
