@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--a", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=8, help="steps timed in each repeat, after two that are not")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--child", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("plain", "ours", "floor"), help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     settings = {
@@ -35,6 +35,9 @@ def main() -> None:
         "a": options.a,
         "steps": options.steps,
     }
+    if options.child == "floor":
+        print(json.dumps(_floor(settings)))
+        return
     if options.child:
         print(json.dumps(_measure(options.child, settings, options.started)))
         return
@@ -50,7 +53,14 @@ def main() -> None:
     faster = median(seen["ours"], "images_per_second") / median(seen["plain"], "images_per_second")
     smaller = median(seen["plain"], "peak_memory_mb") / median(seen["ours"], "peak_memory_mb")
     print(f"ours is {faster:.2f} times as fast and takes 1/{smaller:.2f} of the memory")
-    print(f"record: {write_record('train_step', settings, seen).name}")
+    floor = in_turn("benchmarks.train_step", {"floor": ["floor", *arguments]}, 1)["floor"][0]
+    reached = floor["seconds"] * median(seen["ours"], "images_per_second") / settings["batch_size"]
+    print(
+        f"a step does {floor['gflop']:.1f} GFLOP (this machine: {floor['gflop_per_second']:.0f} a second in a matrix product) and keeps "
+        f"{floor['kept_mb']:.0f} MB for the backward pass (copies run at {floor['mb_per_second']:.0f} MB/s): "
+        f"at least {floor['seconds']:.4f} s; ours reaches {100 * reached:.0f} % of that speed"
+    )
+    print(f"record: {write_record('train_step', settings, seen | {'floor': floor}).name}")
 
 
 def _measure(side: str, settings: dict, started: float) -> dict:
@@ -71,6 +81,17 @@ def _measure(side: str, settings: dict, started: float) -> dict:
         "peak_memory_mb": peak_memory_mb(device),
         "seconds_to_first_step": first,
     }
+
+
+def _floor(settings: dict) -> dict[str, float]:
+    from benchmarks.floor import step_floor
+    from resattn.environment import has_fast_bfloat16
+    from resattn.networks import build_model
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(_config(settings), 10).to(device, memory_format=torch.channels_last)
+    fast = device.type == "cuda" or has_fast_bfloat16()
+    return step_floor(model, settings["batch_size"], device, "bfloat16" if fast else "float32")
 
 
 def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:

@@ -110,7 +110,9 @@ def attention_maps(
 
     def extractor() -> Callable[[Tensor], Tensor]:
         vit = (tiny_vit() if source == "dino-tiny" else load_vit(model, weights, seed)).to(device)
-        return lambda batch: aggregate_heads(cls_attention(vit, vit_input(vit, batch.to(device))), heads).float().cpu()
+        return lambda batch: (
+            aggregate_heads(cls_attention(vit, vit_input(vit, _send(batch, device))), heads).float().cpu()
+        )
 
     return _cached(images, cache, name, settings, extractor, batch_size)
 
@@ -237,6 +239,13 @@ def _extract(images: Tensor, parts: Path, extractor: Callable, batch_size: int, 
         for _ in track(batches(), n_batches, description):
             pass
     return np.concatenate([done[start] for start in sorted(done)])
+
+
+def _send(batch: Tensor, device: torch.device) -> Tensor:
+    """To the device; to a GPU from pinned memory, without waiting for the copy."""
+    if device.type == "cuda":
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
 
 
 def _shuffle(maps: Tensor, seed: int) -> Tensor:

@@ -25,7 +25,8 @@ from resattn.files import atomic_write, write_json
 from resattn.networks import build_model, save_weights
 from resattn.progress import clock
 
-_BATCHES_AUGMENTED_TOGETHER = 16
+# A GPU likes few, large kernels; on a CPU the noise and index arrays of many images only fill memory and caches.
+_IMAGES_AUGMENTED_TOGETHER = {"cuda": 2048, "cpu": 512}
 
 EpochCallback = Callable[[list[dict]], None]
 
@@ -176,8 +177,9 @@ class Run:
         order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch].view(n_batches, batch)
         order = order.to(self.device)
         self.model.train()
-        for first in range(0, n_batches, _BATCHES_AUGMENTED_TOGETHER):
-            chunk = order[first : first + _BATCHES_AUGMENTED_TOGETHER]
+        together = max(1, _IMAGES_AUGMENTED_TOGETHER.get(self.device.type, 512) // batch)
+        for first in range(0, n_batches, together):
+            chunk = order[first : first + together]
             for i, (images, maps, labels) in enumerate(self._augmented(chunk), first):
                 step = self.epoch * n_batches + i
                 rate = learning_rate(self.config, step, self.config.epochs * n_batches)

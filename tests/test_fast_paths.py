@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import plain
+from benchmarks.floor import step_floor
 from resattn import TrainConfig, load_dataset, paths
 from resattn.attention import attention_maps
 from resattn.data import Split, channel_stats
@@ -59,6 +60,24 @@ def test_the_straightforward_pipeline_feeds_the_same_data(birds):
     assert (torch.stack(images).mean(0) - fast.mean(0)).abs().max() < 0.15
     shrunk = torch.nn.functional.interpolate(fast_maps, (16, 16), mode="bicubic", align_corners=False)
     assert (torch.stack(moved).mean(0) - shrunk.mean(0)).abs().mean() < 0.05
+
+
+def test_the_floor_counts_what_a_step_does_and_keeps():
+    """One 1x1 convolution without bias, by hand: three products a step but for the input's gradient, and two tensors kept."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 10, 1, bias=False)
+
+        def forward(self, images, maps):
+            return self.conv(images).flatten(2).sum(2)
+
+    floor = step_floor(Net(), 4, torch.device("cpu"), "float32")
+    assert floor["gflop"] == pytest.approx(2 * (2 * 4 * 32 * 32 * 3 * 10) / 1e9)
+    inputs = 4 * 3 * 32 * 32 * 4
+    assert inputs <= floor["kept_mb"] * 2**20 < inputs + 2000
+    assert floor["seconds"] >= floor["gflop"] / floor["gflop_per_second"] > 0
 
 
 @pytest.mark.parametrize(
