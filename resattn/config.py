@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+FORMS = ("printed", "gated")  # the two readings of Eq. 3-4, see resattn.model
+CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
+ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
+MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
+WIDTHS = (16, 32, 64)
 ATTENTION_SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center", "shuffled", "oracle")
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
@@ -41,8 +46,9 @@ class TrainConfig:
     Attributes:
         dataset: as for :func:`resattn.load_dataset`.
         root: where data sets live; None means ``data/``.
-        model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``.
-        form: "printed" (Eq. 3-4) or "gated" (the text).
+        model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
+            "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block.
+        form: "printed" (Eq. 3-4) or "gated" (the text); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
         a: strength of the mask, in [0, 1].
         source: where attention maps come from, one of ``ATTENTION_SOURCES``.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
@@ -60,6 +66,7 @@ class TrainConfig:
             multiply in it (AMX or AVX512-BF16), float32 elsewhere. A record says which it was.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
+        widths: channels of the three stages.
 
     Raises:
         ValueError: an argument is not as described.
@@ -86,13 +93,14 @@ class TrainConfig:
     precision: str = "auto"
     device: str | None = None
     compile: bool | None = None
+    widths: tuple[int, ...] = WIDTHS
 
     def __post_init__(self):
         if self.root is not None:
             object.__setattr__(self, "root", str(self.root))
         object.__setattr__(self, "weights", str(self.weights))
-        _check_choice("model", self.model, ("resattn", "resnet8"))
-        _check_choice("form", self.form, ("printed", "gated"))
+        _check_choice("model", self.model, MODELS)
+        _check_choice("form", self.form, FORMS + CONTROL_FORMS)
         _check_choice("source", self.source, ATTENTION_SOURCES)
         _check_choice("schedule", self.schedule, ("cosine", "constant"))
         _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
@@ -107,6 +115,11 @@ class TrainConfig:
             object.__setattr__(self, name, float(getattr(self, name)))  # so that 1 and 1.0 are one run
         if self.heads not in ("mean", "max", "all"):
             _check_number("heads", self.heads, 0, math.inf, whole=True, or_else="'mean', 'max', 'all' or ")
+        if not isinstance(self.widths, (tuple, list)) or len(self.widths) != len(WIDTHS):
+            raise ValueError(f"widths must be {len(WIDTHS)} whole numbers, one a stage, got {self.widths!r}")
+        for width in self.widths:
+            _check_number("widths", width, 1, math.inf, whole=True)
+        object.__setattr__(self, "widths", tuple(self.widths))
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be True, False or None, got {self.compile!r}")
         if self.n_val is not None:
@@ -125,15 +138,24 @@ class TrainConfig:
         """The preset with those ``changes`` that are not None: how notebook 03 and run_all.sh agree on a run."""
         return cls.preset(preset, **{name: value for name, value in changes.items() if value is not None})
 
+    @property
+    def uses_maps(self) -> bool:
+        """Whether the network looks at attention maps: the baselines do not, nor the forms without masks."""
+        return self.model == "resattn" and self.form in FORMS
+
     def identity(self) -> dict[str, Any]:
-        """What decides the result, as a record stores it: no path and no device; None where the baseline ignores a setting."""
+        """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.
+
+        ``widths`` is there only where it is not the default, so that names of earlier records stay what they were.
+        """
         values = dataclasses.asdict(self)
         values["dataset"] = Path(self.dataset).name
-        for name in ("root", "device", "compile"):
+        values["widths"] = list(self.widths)  # as JSON gives it back
+        for name in ("root", "device", "compile", *(["widths"] if self.widths == WIDTHS else [])):
             del values[name]
-        if self.model == "resnet8":
-            values |= dict.fromkeys(("form", "a", "source"))
-        if self.model == "resnet8" or self.source not in ("dino", "dino-tiny"):
+        if not self.uses_maps:
+            values |= dict.fromkeys(("source",) if self.model == "resattn" else ("form", "a", "source"))
+        if not self.uses_maps or self.source not in ("dino", "dino-tiny"):
             del values["heads"], values["weights"]
         elif self.source == "dino-tiny":
             del values["weights"]
@@ -145,8 +167,12 @@ class TrainConfig:
     def slug(self) -> str:
         """A file name that tells runs apart: readable, with eight digits that stand for all settings."""
         settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
-        model = [self.model] if self.model == "resnet8" else [self.form, f"a{self.a:g}", self.source]
-        return "-".join([Path(self.dataset).name, *model, f"seed{self.seed}", settings])
+        network = [self.form, f"a{self.a:g}"] if self.model == "resattn" else [self.model]
+        if self.uses_maps:
+            network.append(self.source)
+        if self.widths != WIDTHS:
+            network.append("w" + "-".join(map(str, self.widths)))
+        return "-".join([Path(self.dataset).name, *network, f"seed{self.seed}", settings])
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

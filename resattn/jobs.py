@@ -70,7 +70,7 @@ class Job:
         if cuda:
             return None
         images = {"shapes": 5_400, "cifar10": 45_000, "cifar100": 45_000}.get(self.config.dataset, 45_000)
-        plain = self.config.model == "resnet8" or self.config.a == 0
+        plain = not self.config.uses_maps or self.config.a == 0
         rate = _CPU_RATE["plain" if plain else "masked"] * (224 / self.config.image_size) ** 2
         return 8 + 1.05 * self.config.epochs * images / rate
 

@@ -5,6 +5,11 @@ With f_i the convolutions of block i, P_i the projection where the shape changes
 
     printed   x_i = relu((1 + a) f_i(x_{i-1}) + a P_i(x_{i-1} * m_{i-1}))              a plain net without skips at a = 0
     gated     x_i = relu(f_i(x_{i-1}) + P_i(x_{i-1} * (1 - a + a m_{i-1})))            a standard ResNet at a = 0
+
+Two more forms are controls, to tell what in the printed equation does the work. They look at no map:
+
+    scaled    x_i = relu((1 + a) f_i(x_{i-1}))                                        its factor alone
+    unmasked  x_i = relu((1 + a) f_i(x_{i-1}) + a P_i(x_{i-1}))                       its factor and skip, every mask 1
 """
 
 import math
@@ -13,9 +18,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from resattn.config import CONTROL_FORMS, FORMS
 from resattn.stem import ResizedPatchStem, fresh_generator
-
-FORMS = ("printed", "gated")
 
 
 class ResAttnNet(nn.Module):
@@ -24,7 +28,8 @@ class ResAttnNet(nn.Module):
     Args:
         num_classes: length of the score vector.
         a: strength of the mask, in [0, 1]; may be changed later (``net.a = 0.5``), the weights do not depend on it.
-        form: "printed" (Eq. 3-4) or "gated" (the text); see the module's docstring.
+        form: "printed" (Eq. 3-4) or "gated" (the text), or a control, "scaled" or "unmasked", which leaves the attention branch
+            unused; see the module's docstring.
         widths: channels of each stage; the first stage keeps the resolution, each later one halves it.
         depths: blocks in each stage.
         image_size: side the image and the map are resized to inside the stems, in pixels; a multiple of 4.
@@ -49,8 +54,8 @@ class ResAttnNet(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
+        if form not in FORMS + CONTROL_FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS + CONTROL_FORMS)}; got {form!r}")
         if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
             raise ValueError(f"widths and depths must be equally long and positive, got {widths} and {depths}")
         if num_classes < 2 or attention_channels < 1:
@@ -90,7 +95,7 @@ class ResAttnNet(nn.Module):
 
         Args:
             image: float (B, 3, h, w), normalised; any h, w (the stem resizes).
-            attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None at a = 0, where no mask is used.
+            attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
 
         Returns:
             float (B, num_classes).
@@ -120,7 +125,7 @@ class ResAttnNet(nn.Module):
     def _masks_for(self, image: Tensor, attention: Tensor | None) -> list[Tensor | None]:
         if attention is not None and len(attention) != len(image):
             raise ValueError(f"attention must hold one map an image: got {len(attention)} maps for {len(image)} images")
-        if self._a == 0:
+        if self._a == 0 or self.form in CONTROL_FORMS:
             return [None] * len(self.blocks)
         if attention is None:
             raise ValueError(f"attention must be given where a > 0 (a = {self._a})")
@@ -139,14 +144,15 @@ class ClassificationBlock(nn.Module):
         self.projection = _projection(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor, mask: Tensor | None, a: float, form: str) -> Tensor:
-        """float (B, C, H, W) and its mask of the same shape (unused at a = 0) to (B, C', H / stride, W / stride)."""
+        """float (B, C, H, W) and its mask of the same shape (None where unused) to (B, C', H / stride, W / stride)."""
         feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
         # Batch normalisation does not need its output again, so the sum may be made in its place.
-        if form == "printed":
-            if a > 0:
-                feature = feature.mul_(1 + a).add_(self.projection(x * mask), alpha=a)
-        else:
+        if form == "gated":
             feature = feature.add_(self.projection(x if a == 0 else x * (mask if a == 1 else 1 - a + a * mask)))
+        elif a > 0:
+            feature = feature.mul_(1 + a)
+            if form != "scaled":
+                feature = feature.add_(self.projection(x if form == "unmasked" else x * mask), alpha=a)
         return feature.relu_()
 
 

@@ -15,9 +15,9 @@ from resattn.model import ResAttnNet
 def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
     """The network of ``config`` with its seed's initial weights, on the CPU."""
     generator = torch.Generator().manual_seed(config.seed)
-    options = {"image_size": config.image_size, "generator": generator}
-    if config.model == "resnet8":
-        return resnet8(num_classes, **options)
+    options = {"widths": config.widths, "image_size": config.image_size, "generator": generator}
+    if config.model != "resattn":
+        return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
     return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
 
 

@@ -285,8 +285,8 @@ class Run:
         }
 
     def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Maps of the train and test images; None for the baseline, which looks at none."""
-        if self.config.model == "resnet8":
+        """Maps of the train and test images; None for a network that looks at none."""
+        if not self.config.uses_maps:
             return None, None
         c = self.config
         options = {"heads": c.heads, "weights": c.weights} if c.source in ("dino", "dino-tiny") else {}
@@ -323,13 +323,20 @@ def _yes_or_no(text: str) -> bool:
     return text == "yes"
 
 
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from error
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train one network from the shell and write its record."""
     parser = argparse.ArgumentParser(prog="python -m resattn.train", description=main.__doc__)
     parser.add_argument("--preset", choices=tuple(PRESETS), help="start from these settings; options below change them")
     parser.add_argument("--records", type=Path, default=paths.RUNS / "records", help="folder for the record")
     for field in dataclasses.fields(TrainConfig):
-        kinds = {"int": int, "float": float, "int | None": int, "bool | None": _yes_or_no}
+        kinds = {"int": int, "float": float, "int | None": int, "bool | None": _yes_or_no, "tuple": _whole_numbers}
         kind = kinds.get(str(getattr(field.type, "__name__", field.type)), str)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
     options = vars(parser.parse_args(argv))

@@ -81,6 +81,10 @@ class ByHand:
             if self.form == "printed":  # Eq. 3, then Eq. 4
                 residual = a * self.project(x * m, i, stride) + a * f
                 x = F.relu(residual + f)
+            elif self.form == "scaled":
+                x = F.relu((1 + a) * f)
+            elif self.form == "unmasked":
+                x = F.relu((1 + a) * f + a * self.project(x, i, stride))
             else:
                 x = F.relu(f + self.project(x * (1 - a + a * m), i, stride))
             features.append(x)
@@ -92,7 +96,7 @@ class ByHand:
 
 
 @pytest.mark.parametrize("a", [0, 0.3, 1])
-@pytest.mark.parametrize("form", ["printed", "gated"])
+@pytest.mark.parametrize("form", ["printed", "gated", "scaled", "unmasked"])
 def test_features_masks_and_scores_follow_the_equations(form, a):
     net = lively(ResAttnNet(7, a, form, image_size=SIZE, generator=seeded()).double())
     image, attention = inputs(dtype=torch.float64)
@@ -105,6 +109,38 @@ def test_features_masks_and_scores_follow_the_equations(form, a):
     for ours, theirs in zip([*hooked, *net.masks(attention), scores], [*features, *masks, expected], strict=True):
         assert theirs.std() > 1e-3
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["printed", "gated", "scaled", "unmasked"])
+def test_gradients_follow_the_equations(form):
+    net = lively(ResAttnNet(7, 0.6, form, image_size=SIZE, generator=seeded()).double())
+    image, attention = inputs(dtype=torch.float64)
+    labels = torch.tensor([3, 1, 4, 1])
+    F.cross_entropy(net(image, attention), labels).backward()
+    by_hand = ByHand(net)
+    by_hand.weights |= {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    F.cross_entropy(by_hand.run(image, attention)[2], labels).backward()
+    for name, p in net.named_parameters():
+        expected = by_hand.weights[name].grad
+        assert (p.grad is None) == (expected is None), name
+        if expected is not None:
+            assert expected.abs().max() > 0, name
+            torch.testing.assert_close(p.grad, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["scaled", "unmasked"])
+def test_the_controls_look_at_no_map(form):
+    net = lively(ResAttnNet(10, 1, form, image_size=SIZE, generator=seeded()))
+    image, attention = inputs()
+    assert net(image).equal(net(image, attention))
+
+
+def test_the_unmasked_form_is_the_printed_one_with_masks_of_one(monkeypatch):
+    image, attention = inputs()
+    nets = {f: lively(ResAttnNet(10, 0.5, f, image_size=SIZE, generator=seeded())) for f in ("printed", "unmasked")}
+    masks = [torch.ones_like(mask) for mask in nets["printed"].masks(attention)]
+    monkeypatch.setattr(nets["printed"], "masks", lambda _: masks)
+    assert nets["printed"](image, attention).equal(nets["unmasked"](image))
 
 
 @pytest.mark.parametrize("form", ["printed", "gated"])
@@ -217,6 +253,64 @@ def test_resnet8_has_the_size_of_the_resnet8_in_the_literature():
     assert 70_000 < sum(p.numel() for p in base.parameters()) < 85_000
 
 
+# Known attention modules in the standard network
+
+
+def squeeze_excite(x, w):
+    squeezed = F.relu(F.conv2d(x.mean((2, 3), keepdim=True), w["fc1.weight"], w["fc1.bias"]))
+    return x * torch.sigmoid(F.conv2d(squeezed, w["fc2.weight"], w["fc2.bias"]))
+
+
+def efficient_channel_attention(x, w):
+    across = F.conv1d(x.mean((2, 3))[:, None], w["conv.weight"], padding=w["conv.weight"].shape[-1] // 2)
+    return x * torch.sigmoid(across)[:, 0, :, None, None]
+
+
+def cbam(x, w):
+    """Channels by their mean and maximum, then places by the mean and maximum over channels."""
+    pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
+    first, second = w["channel.fc1.weight"], w["channel.fc2.weight"]
+    x = x * torch.sigmoid(sum(F.conv2d(F.relu(F.conv2d(part, first)), second) for part in pooled))
+    seen = F.conv2d(torch.stack((x.mean(1), x.amax(1)), 1), w["spatial.conv.conv.weight"], padding=3)
+    norm = [w[f"spatial.conv.bn.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    return x * torch.sigmoid(F.batch_norm(seen, *norm))
+
+
+MODULES = {"se": squeeze_excite, "eca": efficient_channel_attention, "cbam": cbam}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_known_modules_weigh_what_the_convolutions_found(name):
+    net = lively(resnet8(10, image_size=SIZE, attention=name, generator=seeded())).double()
+    x = torch.randn(2, 16, 8, 8, generator=seeded(3), dtype=torch.float64, requires_grad=True)
+    block = net.blocks[1]  # with a projection
+    weights = {key: value.detach().clone() for key, value in block.attention.state_dict().items()}
+    f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+    expected = F.relu(MODULES[name](f, weights) + block.projection(x))
+    assert not expected.allclose(F.relu(f + block.projection(x)))
+    torch.testing.assert_close(block(x), expected, atol=1e-10, rtol=0)
+    wanted, got = (torch.autograd.grad(output.square().sum(), x)[0] for output in (expected, block(x)))
+    torch.testing.assert_close(got, wanted, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_known_modules_start_as_their_seed_says_not_the_global_one(name):
+    def build(global_seed, seed):
+        torch.manual_seed(global_seed)
+        state = resnet8(10, attention=name, generator=seeded(seed)).state_dict()
+        return {key: value for key, value in state.items() if ".attention." in key and value.ndim > 1}
+
+    first = build(0, 5)
+    assert first
+    assert all(value.equal(first[key]) for key, value in build(1, 5).items())
+    assert not any(value.equal(first[key]) for key, value in build(0, 6).items())
+
+
+def test_an_unknown_module_is_named():
+    with pytest.raises(ValueError, match="attention must be None or one of se, eca, cbam; got 'gather'"):
+        resnet8(10, attention="gather")
+
+
 # The masks
 
 
@@ -294,8 +388,12 @@ def test_one_seed_gives_every_network_the_same_classification_branch(source):
 
     reference = build(lambda **options: resnet8(10, **options))
     assert len(reference) > 30
+    for name in ("se", "eca", "cbam"):
+        weights = build(lambda name=name, **options: resnet8(10, attention=name, **options))
+        assert reference.keys() < weights.keys()
+        assert all(weights[key].equal(reference[key]) for key in reference), name
     for a in (0, 0.5, 1):
-        for form in ("printed", "gated"):
+        for form in ("printed", "gated", "scaled", "unmasked"):
             weights = build(lambda a=a, form=form, **options: ResAttnNet(10, a, form, **options))
             assert weights.keys() == reference.keys()
             assert all(weights[name].equal(reference[name]) for name in reference), (a, form)
@@ -341,7 +439,7 @@ def test_a_strength_that_is_none_is_refused(a):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "both"}, "form must be one of printed, gated; got 'both'"),
+        ({"form": "both"}, "form must be one of printed, gated, scaled, unmasked; got 'both'"),
         ({"widths": (16, 32)}, "widths and depths must be equally long"),
         ({"widths": (), "depths": ()}, "widths and depths must be equally long and positive"),
         ({"depths": (1, 0, 1)}, "widths and depths must be equally long and positive"),

@@ -89,7 +89,7 @@ def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
     [
         (["--set", "epcohs=3"], "--set epcohs: no notebook has this parameter; they have a, "),
         (["--set", "form=7"], "--set form: must be of type str"),
-        (["--set", "form=gatted"], "form must be one of printed, gated; got 'gatted'"),
+        (["--set", "form=gatted"], "form must be one of printed, gated, scaled, unmasked; got 'gatted'"),
         (["--set", "a=1.5"], "a must be a number in [0, 1], got 1.5"),
         (["--set", "a=nan"], "--set a: must be of type float"),
         (["--set", "lr"], "--set wants NAME=VALUE"),

@@ -484,8 +484,11 @@ def test_a_preset_can_be_changed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "resnet18"}, "model must be one of resattn, resnet8; got 'resnet18'"),
-        ({"form": "both"}, "form must be one of printed, gated; got 'both'"),
+        (
+            {"model": "resnet18"},
+            "model must be one of resattn, resnet8, resnet8-se, resnet8-eca, resnet8-cbam; got 'resnet18'",
+        ),
+        ({"form": "both"}, "form must be one of printed, gated, scaled, unmasked; got 'both'"),
         ({"source": "grad-cam"}, "source must be one of .*; got 'grad-cam'"),
         ({"schedule": "linear"}, "schedule must be one of cosine, constant; got 'linear'"),
         ({"precision": "float16"}, "precision must be one of auto, float32, bfloat16; got 'float16'"),
@@ -509,6 +512,8 @@ def test_a_preset_can_be_changed():
         ({"compile": "no"}, "compile must be .*got 'no'"),
         ({"heads": "median"}, "heads must be .*got 'median'"),
         ({"heads": -1}, "heads must be .*got -1"),
+        ({"widths": (16, 32)}, r"widths must be 3 whole numbers, one a stage, got \(16, 32\)"),
+        ({"widths": (16, 32, 0)}, "widths must be a whole number at least 1, got 0"),
     ],
     ids=str,
 )
@@ -525,7 +530,13 @@ def test_an_unknown_preset_is_refused():
 DIFFERENT = [
     {"dataset": "cifar10"},
     {"model": "resnet8"},
+    {"model": "resnet8-se"},
+    {"model": "resnet8", "widths": (18, 36, 71)},
     {"form": "gated"},
+    {"form": "scaled"},
+    {"form": "unmasked"},
+    {"form": "unmasked", "a": 0.25},
+    {"widths": (18, 36, 71)},
     {"a": 0.25},
     {"source": "center"},
     {"source": "dino"},
@@ -550,6 +561,9 @@ SAME = [
     ({"dataset": "birds"}, {"dataset": "/elsewhere/birds"}),
     ({"a": 1}, {"a": 1.0}),
     ({"lr": 1}, {"lr": 1.0}),
+    ({}, {"widths": [16, 32, 64]}),
+    ({"form": "scaled"}, {"form": "scaled", "source": "dino", "heads": "max"}),  # it looks at no map
+    ({"model": "resnet8-eca"}, {"model": "resnet8-eca", "a": 1, "form": "gated", "source": "dino"}),
     ({"weight_decay": 0}, {"weight_decay": 0.0}),
     ({"model": "resnet8"}, {"model": "resnet8", "a": 1, "form": "gated", "source": "dino", "heads": 3}),
 ]
@@ -570,6 +584,19 @@ def test_runs_that_do_not_differ_have_one_name(first, second):
 def test_a_name_is_readable():
     assert TrainConfig(a=0.5, seed=3).slug.startswith("shapes-printed-a0.5-saliency-seed3-")
     assert TrainConfig(model="resnet8").slug.startswith("shapes-resnet8-seed0-")
+    assert TrainConfig(model="resnet8", widths=(18, 36, 71)).slug.startswith("shapes-resnet8-w18-36-71-seed0-")
+    assert TrainConfig(form="unmasked", a=1).slug.startswith("shapes-unmasked-a1-seed0-")
+
+
+def test_records_keep_their_names():
+    """A setting added later must not change what earlier runs are called: their records would be looked for in vain."""
+    records = sorted(paths.RESULTS.rglob("*-seed*.json"))
+    assert len(records) > 30
+    for path in records:
+        config = json.loads(path.read_text())["config"]
+        made = TrainConfig(**{name: value for name, value in config.items() if value is not None})
+        assert made.identity() == config
+        assert made.slug == path.stem
 
 
 def test_the_identity_holds_no_path(tmp_path):
@@ -619,6 +646,9 @@ def test_the_command_line_reads_heads_as_a_number(monkeypatch):
             main(["--heads", heads, "--preset", "paper", "--n-val", "7"])
     assert [config.heads for config in configs] == [3, "max"]
     assert (configs[0].n_val, configs[0].source) == (7, "dino")
+    with pytest.raises(SystemExit):
+        main(["--widths", "18,36,71"])
+    assert configs[-1].widths == (18, 36, 71)
 
 
 @pytest.mark.parametrize(
@@ -636,6 +666,7 @@ def test_the_command_line_reads_heads_as_a_number(monkeypatch):
         ("preset", "full"),
         ("heads", "-1"),
         ("compile", "perhaps"),
+        ("widths", "wide"),
         ("device", "abacus"),
     ],
 )
