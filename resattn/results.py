@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resattn import paths
 from resattn.config import PAPER
-from resattn.files import atomic_write
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
 PAPER_TABLE3 = {
@@ -18,7 +16,6 @@ PAPER_TABLE3 = {
 }
 BASELINE = "ResNet8"
 NOT_MEASURED = "not measured yet"
-README_MARKS = ("<!-- table 3, made by python -m resattn.results -->", "<!-- end of table 3 -->")
 _FULL_PROTOCOL = {name: value for name, value in PAPER.items() if name != "source"}
 _NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "seed"}
 
@@ -142,6 +139,38 @@ def table3(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(variants, name="network"))
 
 
+def reduced_table(records: pd.DataFrame) -> pd.DataFrame:
+    """Table 3 at a reduced protocol, as text: one row a variant that was run, per data set of the paper its number and ours.
+
+    Only runs on the paper's data sets with other settings than the paper's count. Empty where there are none.
+    """
+    reduced = records[~records["full"].astype(bool) & records["dataset"].isin(PAPER_TABLE3)]
+    ours = accuracy_table(main_records(reduced))
+    columns = {}
+    variants = variant_order(ours["variant"])
+    for dataset, rows in ours.groupby("dataset"):
+        cells = {row.variant: format_interval(row.mean, row.half, row.seeds) for row in rows.itertuples()}
+        columns[f"{dataset} (paper)"] = [_paper_cell(PAPER_TABLE3[dataset], variant) for variant in variants]
+        columns[f"{dataset} (reduced)"] = [cells.get(variant, NOT_MEASURED) for variant in variants]
+    return pd.DataFrame(columns, index=pd.Index(variants, name="network"))
+
+
+def describe_protocol(records: pd.DataFrame) -> str:
+    """In words what runs of one protocol have in common: data sets, maps, image side, epochs, batch, learning rate, seeds.
+
+    Raises:
+        ValueError: the records were made with different settings.
+    """
+    protocols = set(records["protocol"])
+    if len(protocols) != 1:
+        raise ValueError(f"records must share one protocol, got {len(protocols)}: {sorted(protocols)}")
+    settings = dict(part.split("=") for part in protocols.pop().split(", "))
+    sources = ", ".join(sorted(set(records["source"].dropna())))
+    names = {"image_size": "{} pixels", "epochs": "{} epochs", "batch_size": "batch {}", "lr": "learning rate {}"}
+    said = [text.format(settings[name]) for name, text in names.items()]
+    return ", ".join([f"maps {sources}", *said, f"{settings['schedule']} schedule"])
+
+
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
     """For each data set, the records of the protocol that has most, and of them the baseline and the source with most."""
 
@@ -213,19 +242,7 @@ def _mask_strength(variant: str) -> float:
     return 0.0 if variant == BASELINE else float(variant.partition(" a=")[2])
 
 
-def readme_table(records: pd.DataFrame) -> str:
-    """Table 3 as the README shows it, between its two marks."""
-    return f"{README_MARKS[0]}\n{to_markdown(table3(records))}\n{README_MARKS[1]}"
-
-
-def main() -> None:
-    """Write Table 3, made from the committed records, into the README."""
-    readme = paths.CHECKOUT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(README_MARKS[0])
-    after = rest.partition(README_MARKS[1])[2]
-    text = before + readme_table(load_records(paths.RESULTS)) + after
-    atomic_write(readme, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
 if __name__ == "__main__":
+    from resattn.readme import main
+
     main()

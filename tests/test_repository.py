@@ -8,7 +8,8 @@ import pytest
 
 from resattn import paths
 from resattn.figures import result_figures, save_figure, use_style
-from resattn.results import load_records, main_records, readme_table
+from resattn.readme import between_marks, readme_parts
+from resattn.results import load_records, main_records
 
 README = paths.CHECKOUT / "README.md"
 
@@ -54,10 +55,10 @@ def test_the_readmes_links_lead_somewhere():
     assert [link for link in local if not (paths.CHECKOUT / link).exists()] == []
 
 
-def test_the_readmes_table_is_made_from_the_records():
-    assert readme_table(load_records(paths.RESULTS)) in README.read_text(encoding="utf-8"), (
-        "run python -m resattn.results"
-    )
+@pytest.mark.parametrize("name", readme_parts())
+def test_the_readmes_tables_are_made_from_the_records(name):
+    text = README.read_text(encoding="utf-8")
+    assert between_marks(name, readme_parts()[name]) in text, "run python -m resattn.results"
 
 
 def test_the_figures_are_made_from_the_records(tmp_path):

@@ -1,0 +1,156 @@
+"""The paper's claims beside what was measured, and a verdict that follows from intervals alone.
+
+A claim of the form "this is better than that" is judged by the paired difference and its 95 % interval: it *holds* where the
+interval lies above zero, *does not hold* where it lies below, or where it reaches zero and excludes a gain of the size the paper
+reports; otherwise nobody *can tell*. Nothing here is written by hand but the claims.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from resattn import paths
+from resattn.results import BASELINE, NOT_MEASURED, PAPER_TABLE3, load_records, main_records, mean_interval
+
+COLUMNS = ["measured", "verdict", "evidence"]
+_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "shapes": "shapes"}
+
+
+def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
+    """Every claim of the paper with what was measured and the verdict, as text; evidence as Markdown links from the checkout.
+
+    Args:
+        results: folder of records; a missing one leaves the cells that need it "not measured yet".
+
+    Returns:
+        Indexed by "the paper says", columns "measured", "verdict", "evidence".
+    """
+    records = main_records(load_records(results))
+    rows = {}
+    for dataset, paper in PAPER_TABLE3.items():
+        name = _NAMES[dataset]
+        numbers = ", ".join(f"{value:.1f}" for value in paper.values())
+        for form, base in (("printed", "printed a=0"), ("gated", BASELINE)):
+            claim = f"{name}: accuracy rises with *a* ({numbers} % at 0, 0.5, 1); {form} form, against {base}"
+            rows[claim] = _gains(records, dataset, form, base, paper)
+    rows["*a* = 0 is a standard ResNet (Sec. 3.5); printed form against ResNet8"] = _standard(records)
+    for dataset in PAPER_TABLE3:
+        rows[f"{_NAMES[dataset]}: training converges faster with higher *a* (Sec. 5.3)"] = _convergence(
+            records, dataset
+        )
+    return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("the paper says")
+
+
+def epochs_to_reach(history: list[dict], share: float = 0.95) -> float:
+    """Epochs until the validation accuracy first reaches ``share`` of its last value, linear between epochs, from 0 at 0."""
+    accuracies = [0.0, *(entry["val_acc"] for entry in history)]
+    goal = share * accuracies[-1]
+    after = next(i for i, value in enumerate(accuracies) if value >= goal)
+    if after == 0:
+        return 0.0
+    below, above = accuracies[after - 1], accuracies[after]
+    return after - 1 + (goal - below) / (above - below)
+
+
+def convergence_table(records: pd.DataFrame, share: float = 0.95) -> pd.DataFrame:
+    """How soon each network gets near its end, and how far it is after one epoch; means with 95 % half-widths over seeds.
+
+    Args:
+        records: of one protocol a data set (:func:`resattn.results.main_records`).
+        share: of the last epoch's validation accuracy.
+
+    Returns:
+        Columns "dataset", "variant", "seeds", "epochs" and "epochs half" (:func:`epochs_to_reach`), "first loss" and "first loss
+        half" (training loss of the first epoch, nats), "first accuracy" and "first accuracy half" (validation, after it, percent).
+    """
+    rows = []
+    for (dataset, variant), runs in records.groupby(["dataset", "variant"], sort=False):
+        histories = list(runs["history"])
+        epochs = mean_interval(epochs_to_reach(history, share) for history in histories)
+        loss = mean_interval(history[0]["train_loss"] for history in histories)
+        accuracy = mean_interval(100 * history[0]["val_acc"] for history in histories)
+        rows.append((dataset, variant, len(runs), *epochs, *loss, *accuracy))
+    measured = ["epochs", "epochs half", "first loss", "first loss half", "first accuracy", "first accuracy half"]
+    return pd.DataFrame(rows, columns=["dataset", "variant", "seeds", *measured])
+
+
+def verdict(mean: float, half: float, claimed: float) -> str:
+    """Judge a claimed gain by the mean difference and the half-width of its interval; all three in the same unit."""
+    if not np.isfinite(half):
+        return "cannot tell (one seed)"
+    if mean - half > 0:
+        return "holds" if mean + half >= claimed else "holds, but smaller than reported"
+    if mean + half < 0:
+        return "does not hold: the opposite"
+    return "does not hold: a gain of the reported size is excluded" if mean + half < claimed else "cannot tell"
+
+
+def _gains(
+    records: pd.DataFrame, dataset: str, form: str, base: str, paper: dict[float, float]
+) -> tuple[str, str, str]:
+    said, judged = [], NOT_MEASURED
+    for a in (0.5, 1.0):
+        seeds, mean, half = _difference(records, dataset, f"{form} a={a:g}", base, "test_acc", scale=100)
+        if seeds:
+            said.append(f"*a* = {a:g}: {_signed(mean, half)} points")
+            judged = verdict(mean, half, paper[a] - paper[0.0])
+    return (
+        "; ".join(said) + _protocol(records, dataset) if said else NOT_MEASURED,
+        judged,
+        _evidence("accuracy", dataset),
+    )
+
+
+def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
+    said, standard = [], True
+    for dataset in PAPER_TABLE3:
+        seeds, mean, half = _difference(records, dataset, "printed a=0", BASELINE, "test_acc", scale=100)
+        if seeds:
+            said.append(f"{_NAMES[dataset]}: {_signed(mean, half)} points{_protocol(records, dataset)}")
+            standard &= not abs(mean) > half
+    measured = "; ".join(["printed *a* = 0 has no skip connection; gated *a* = 0 is ResNet8 to the last bit", *said])
+    judged = "holds for the gated form alone" + (
+        "" if standard or not said else "; the missing skips can be seen in the accuracy"
+    )
+    return measured, judged, "[02](notebooks/02_architecture.ipynb), [04](notebooks/04_figures.ipynb)"
+
+
+def _convergence(records: pd.DataFrame, dataset: str) -> tuple[str, str, str]:
+    said, judged = [], NOT_MEASURED
+    for variant, base in (("gated a=1", BASELINE), ("printed a=1", "printed a=0")):
+        seeds, mean, half = _difference(records, dataset, variant, base, "epochs_to_reach")
+        if seeds:
+            said.append(f"{variant} needs {_signed(mean, half)} epochs against {base}")
+            judged = "cannot tell" if not abs(mean) > half else "holds" if mean < 0 else "does not hold: the opposite"
+    if not said:
+        return NOT_MEASURED, NOT_MEASURED, _evidence("curves", dataset)
+    measured = "; ".join(said) + " to 95 % of its last validation accuracy" + _protocol(records, dataset)
+    return measured, f"{judged} (printed form)", _evidence("curves", dataset)
+
+
+def _difference(
+    records: pd.DataFrame, dataset: str, one: str, other: str, metric: str, scale: float = 1
+) -> tuple[int, float, float]:
+    """Seeds both have, mean difference and half-width of its 95 % interval; no seeds where one of them was not run."""
+    runs = records[records["dataset"] == dataset].copy()
+    runs["epochs_to_reach"] = [epochs_to_reach(history) for history in runs["history"]]
+    values = [runs[runs["variant"] == variant].set_index("seed")[metric] for variant in (one, other)]
+    differences = scale * (values[0] - values[1]).dropna()
+    return len(differences), *(mean_interval(differences) if len(differences) else (np.nan, np.nan))
+
+
+def _signed(mean: float, half: float) -> str:
+    return f"{mean:+.2f} ± {half:.2f}" if np.isfinite(half) else f"{mean:+.2f}"
+
+
+def _protocol(records: pd.DataFrame, dataset: str) -> str:
+    runs = records[records["dataset"] == dataset]
+    kind = "paper's settings" if runs["full"].all() else "reduced protocol"
+    return f" ({kind}, {runs['seed'].nunique()} seeds)"
+
+
+def _evidence(figure: str, dataset: str) -> str:
+    drawn = f"figures/{figure}-{dataset}.png"
+    links = ["[04](notebooks/04_figures.ipynb)", "[records](results)"]
+    return ", ".join([links[0], *([f"[figure]({drawn})"] if (paths.CHECKOUT / drawn).exists() else []), links[1]])
