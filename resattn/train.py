@@ -7,6 +7,7 @@ there and, on the CPU, ends with the same weights, bit for bit, as one that was 
 import argparse
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,8 @@ class Run:
         compiled = device.type == "cuda" if config.compile is None else config.compile
         # On CUDA the forward and the backward pass each become one CUDA graph. Evaluation stays as it is: it is rare.
         mode = "reduce-overhead" if device.type == "cuda" else "default"
+        if compiled:  # compiled once a machine, not once a run
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
         self.forward = torch.compile(self.model, mode=mode) if compiled else self.model
         auto = "bfloat16" if device.type == "cuda" or has_fast_bfloat16() else "float32"
         self.precision = auto if config.precision == "auto" else config.precision

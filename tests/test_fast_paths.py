@@ -24,13 +24,16 @@ def birds(make_folder):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_steps_give_the_eager_losses(birds):
+def test_compiled_steps_give_the_eager_losses(birds, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")  # set and unset, so that it is unset again afterwards
     losses = {}
     for compiled in (False, True):
         config = TrainConfig(**SETTINGS, **birds, compile=compiled)
         run = Run(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
         losses[compiled] = torch.stack(list(run.steps()))
     assert len(losses[True]) == 5
+    assert any((paths.CACHE / "inductor").rglob("*")), "compiled code is kept for the next run"
     torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-4)
 
 
