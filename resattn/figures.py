@@ -6,11 +6,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from resattn.files import atomic_write
-from resattn.results import BASELINE, PAPER_TABLE3, accuracy_table, variant_order
+from resattn.results import BASELINE, PAPER_TABLE3, accuracy_table, describe_protocol, variant_order
 
 STYLE = {
     "figure.dpi": 110,
@@ -191,17 +192,21 @@ def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
     figures = {}
     for dataset, runs in records.groupby("dataset"):
         reduced = dataset in PAPER_TABLE3 and not runs["full"].all()
-        title = f"{dataset}, reduced protocol" if reduced else dataset
+        seeds = runs.groupby("variant")["seed"].nunique().max()
+        title = f"{dataset}{', reduced protocol' if reduced else ''}\n{describe_protocol(runs)}, {seeds} seed{'s' if seeds > 1 else ''}"
         figures[f"accuracy-{dataset}"] = accuracy_figure(runs, title)
         figures[f"curves-{dataset}"] = learning_curves(runs, title)
     return figures
 
 
 def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
-    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval, the paper's number."""
+    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval.
+
+    The paper's number is a grey cross, where the runs have the paper's settings.
+    """
     table = accuracy_table(runs)
     variants = variant_order(runs["variant"])
-    figure, ax = plt.subplots(figsize=(5.8, 3.3))
+    figure, ax = plt.subplots(figsize=(7, 3.3))
     for i, variant in enumerate(variants):
         style = variant_style(variant)
         row = table[table["variant"] == variant].iloc[0]
@@ -210,12 +215,13 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
         half = None if np.isnan(row["half"]) else row["half"]
         look = {"color": style["color"], "marker": style["marker"], "markersize": 6, "capsize": 3, "linewidth": 1.6}
         ax.errorbar(row["mean"], i, xerr=half, **look)
-        if np.isfinite(row["paper"]):
+        if np.isfinite(row["paper"]) and runs["full"].all():  # other settings reach other levels
             ax.plot(row["paper"], i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
     ax.set_yticks(range(len(variants)), variants)
     ax.set_ylim(len(variants) - 0.5, -0.7)
     low, high = ax.get_xlim()
-    ax.set(xlabel="test accuracy (%)", title=title, xlim=(max(low, 0), min(high, 100)))
+    ax.set(xlabel="test accuracy (%)", xlim=(max(low, 0), min(high, 100)))
+    _put_title(ax, title)
     ax.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
@@ -241,7 +247,8 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
                 linewidth=1.6,
                 **style,
             )
-    axes[0].set(xlabel="epoch", ylabel="training loss (nats)", title=title)
+    axes[0].set(xlabel="epoch", ylabel="training loss (nats)")
+    _put_title(axes[0], title)
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
     for ax in axes:
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -286,6 +293,16 @@ def history_figure(history: list[dict], n_epochs: int | None = None) -> Figure:
         ax.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
     return figure
+
+
+def _put_title(ax: Axes, title: str) -> None:
+    """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
+    first, _, rest = title.partition("\n")
+    ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold")
+    note = ax.annotate(
+        rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8, color="#555555"
+    )
+    note.set_in_layout(False)  # it may run past its axis
 
 
 def bare(axes: np.ndarray) -> None:
