@@ -28,13 +28,16 @@ from resattn.train import Run, find_device
 _WAIT = 1.0  # seconds between two looks at the journal while others finish the points of a stage
 
 
-def search(plan: SearchPlan, journal: Path, *, out: Path | None = None, minutes: float = math.inf) -> dict:
+def search(
+    plan: SearchPlan, journal: Path, *, out: Path | None = None, minutes: float = math.inf, patience: float = 60.0
+) -> dict:
     """Work on a search until it is complete, alone or beside other workers.
 
     Args:
-        journal: Optuna's journal file, as for :class:`PointQueue`.
+        journal: Optuna's journal file; all workers of all studies may share one.
         out: where the record goes, anew after each trial.
         minutes: begin no trial after this time.
+        patience: seconds without a sign of life after which another worker's trial is taken over, from its last checkpoint.
 
     Returns:
         The record so far: "study"; "config", what all trials share; "search", the plan; "trials", a list with "stage" ("random",
@@ -46,7 +49,7 @@ def search(plan: SearchPlan, journal: Path, *, out: Path | None = None, minutes:
     """
     deadline = time.monotonic() + 60 * minutes
     data = _without_test(load_dataset(plan.config.dataset, plan.config.root))
-    queue = PointQueue(Path(journal), plan.name)
+    queue = PointQueue(Path(journal), plan.name, patience)
     stages = (
         lambda: plan.first_points(),
         lambda: plan.grid_points(best_point(queue.done().values(), ("random",))),
@@ -80,20 +83,21 @@ def best_point(trials: list[FrozenTrial], stages: tuple[str, ...]) -> Point:
 def _measure(plan: SearchPlan, data: Dataset, queue: PointQueue, trial: Trial, point: Point) -> None:
     """Train one point, from its checkpoint where there is one, and tell the queue how it ended."""
     config = dataclasses.replace(plan.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
-    print(f"{point.stage:8s} lr {point.lr:<9.4g} weight decay {point.weight_decay:<9.4g} seed {point.seed}", end="  ")
+    what = f"{point.stage:8s} lr {point.lr:<9.4g} weight decay {point.weight_decay:<9.4g} seed {point.seed}"
+    print(what, end="  ", flush=True)
     start = time.monotonic()
     try:
         with queue.alive(trial):
             outcome = _train(config, data, queue.checkpoint(point))
-        for name, value in outcome.items():
-            trial.set_user_attr(name, value)
-        if outcome["diverged"]:
-            trial.report(0.0, config.epochs)
-            queue.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            for epoch, entry in enumerate(outcome["epochs"], 1):
-                trial.report(entry["val_acc"], epoch)
-            queue.study.tell(trial, outcome["epochs"][-1]["val_acc"])
+            for name, value in outcome.items():
+                trial.set_user_attr(name, value)
+            if outcome["diverged"]:
+                trial.report(0.0, config.epochs)
+                queue.study.tell(trial, state=TrialState.PRUNED)
+            else:
+                for epoch, entry in enumerate(outcome["epochs"], 1):
+                    trial.report(entry["val_acc"], epoch)
+                queue.study.tell(trial, outcome["epochs"][-1]["val_acc"])
     except UpdateFinishedTrialError:
         print("given to another worker, because this one was silent for too long")
         return
@@ -170,6 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     """Search learning rate and weight decay by validation accuracy: random points, a grid around the best, both confirmed."""
     parser = argparse.ArgumentParser(
         prog="python -m resattn.search",
+        allow_abbrev=False,  # --lr is not --lr-range
         description=main.__doc__,
         epilog="Start it several times with the same options to have several workers. A worker that is stopped loses the epoch it was in, no more.",
     )
