@@ -38,7 +38,8 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     figure, axes = plt.subplots(
         len(networks), len(schedules), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
     )
-    span = {"vmin": 100 * searched["val_acc"].min(), "vmax": 100 * searched["val_acc"].max()}
+    ended = 100 * searched.loc[~searched["diverged"], "val_acc"]
+    span = {"vmin": ended.min(), "vmax": ended.max()}
     for row, network in zip(axes, networks, strict=True):
         for ax, schedule in zip(row, schedules, strict=True):
             group = searched[(searched["network"] == network) & (searched["schedule"] == schedule)]
@@ -69,7 +70,13 @@ def slices_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     """Validation accuracy against learning rate, a panel a network: every trial, and as a line the slice at the best weight decay."""
     networks = variant_order(trials["network"])
     figure, axes = plt.subplots(
-        1, len(networks), figsize=(4.1 * len(networks) + 0.4, 3.6), squeeze=False, sharey=True, layout="constrained"
+        1,
+        len(networks),
+        figsize=(4.1 * len(networks) + 0.4, 3.6),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
     for ax, network in zip(axes[0], networks, strict=True):
         for schedule, look in _SCHEDULES.items():

@@ -119,10 +119,11 @@ def answers(trials: pd.DataFrame) -> list[str]:
         confirmed = NOT_MEASURED
         if (row.network, row.schedule) in against.index:
             confirmed = _points(against.loc[(row.network, row.schedule)])
+        paper = f"{row.paper:.1f} %" if np.isfinite(row.paper) else NOT_MEASURED
         lines.append(
             f"{row.network}, {row.schedule}: best at lr {row.lr:.3g}, weight decay {row.weight_decay:.2g} "
-            f"({row.best:.1f} % against {row.paper:.1f} % at the paper's lr 0.2, weight decay 5e-4); trials within 5 points of the best "
-            f"have lr {row.good_from:.2g} to {row.good_to:.2g}. Gain on other seeds: {confirmed}."
+            f"({row.best:.1f} %; the paper's lr 0.2, weight decay 5e-4: {paper}). Trials within 5 points of the best "
+            f"have lr {row.good_from:.2g} to {row.good_to:.2g}. Best minus the paper's on other seeds: {confirmed}."
         )
     for row in cosine_against_constant(trials).itertuples():
         confirmed = _points(pd.Series(row._asdict())) if row.seeds else NOT_MEASURED

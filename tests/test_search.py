@@ -307,8 +307,11 @@ def two_schedules():
 
 def test_answers_are_computed_from_trials_and_paired_by_seed():
     lines = answers(two_schedules())
-    assert "ResNet8, cosine: best at lr 0.01, weight decay 0.001 (70.0 % against 40.0 %" in lines[0]
-    assert "Gain on other seeds: +20.0 ± 0.0 points (2 seeds)" in lines[0]
+    assert (
+        "ResNet8, cosine: best at lr 0.01, weight decay 0.001 (70.0 %; the paper's lr 0.2, weight decay 5e-4: 40.0 %)"
+        in lines[0]
+    )
+    assert "Best minus the paper's on other seeds: +20.0 ± 0.0 points (2 seeds)" in lines[0]
     assert "have lr 0.1 to 0.1" in lines[1]
     assert "each at its best, on other seeds: +10.0 ± 0.0 points (2 seeds); cosine is ahead at 2 of 3" in lines[2]
 
