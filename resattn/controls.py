@@ -25,6 +25,8 @@ REDUCED = {"image_size": 64, "epochs": 5, "batch_size": 128, "source": "saliency
 PROTOCOLS = {"shapes": DEMO | {"epochs": 6, "source": "saliency"}}
 # A ResNet8 with as many parameters as ResAttnNet at a > 0, and one with as many multiply-adds: cost.matched_widths finds them.
 SAME_PARAMETERS, SAME_COMPUTE = (18, 36, 71), (21, 42, 83)
+# Made by python -m resattn.dino --heads 4: dino-tiny itself has one head.
+FOUR_HEADS = str(Path(__file__).parent / "weights" / "dino-tiny-4heads.safetensors")
 _ONLY_SHAPES = {"dino-tiny", "oracle"}  # a ViT that saw nothing else, and the true masks
 
 
@@ -53,7 +55,11 @@ CONTROLS = [
     *(Control("modules", {"model": f"resnet8-{name}"}) for name in ATTENTION_MODULES),
     Control("size", {"model": "resnet8", "widths": SAME_PARAMETERS}),
     Control("size", {"model": "resnet8", "widths": SAME_COMPUTE}),
-    *(Control("heads", _with_masks(form, "dino-tiny", heads="all")) for form in ("gated", "printed")),
+    *(
+        Control("heads", _with_masks(form, "dino-tiny", weights=FOUR_HEADS, heads=heads))
+        for form in ("gated", "printed")
+        for heads in ("mean", "all")
+    ),
 ]
 
 
