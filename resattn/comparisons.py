@@ -41,6 +41,7 @@ COMPARISONS = [
             ("content", "saliency", "uniform"),
             ("content", "saliency", "center"),
             ("content", "dino-tiny", "uniform"),
+            ("content", "dino", "uniform"),
             ("oracle", "oracle", "uniform"),
             ("oracle", "oracle", "saliency"),
         )
@@ -59,7 +60,8 @@ COMPARISONS = [
     *(Comparison("modules", f"{name}-{BASELINE}", BASELINE) for name in ("SE", "ECA", "CBAM")),
     *(Comparison("modules", one, f"CBAM-{BASELINE}") for one in (_GATED, _PRINTED)),
     *(
-        Comparison("heads", f"{form} a=1, dino-tiny-4heads all heads", f"{form} a=1, dino-tiny-4heads")
+        Comparison("heads", f"{form} a=1, {vit} all heads", f"{form} a=1, {vit}")
+        for vit in ("dino-tiny-4heads", "dino")
         for form in ("gated", "printed")
     ),
 ]
