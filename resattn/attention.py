@@ -52,8 +52,8 @@ def attention_maps(
         masks: float (N, 1, h, w), needed by "oracle" alone.
         base: the source that "shuffled" shuffles.
         model: name of any timm VisionTransformer with a class token, for "dino" alone.
-        weights: for "dino" alone: "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
-            file for ``model``.
+        weights: for "dino": "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
+            file for ``model``; for "dino-tiny" a file that :mod:`resattn.dino` wrote, instead of the one in the package.
         seed: for "shuffled" and for random weights.
         batch_size: images at a time through the ViT.
         device: where the ViT runs; None means CUDA if present, else the CPU.
@@ -100,7 +100,8 @@ def attention_maps(
 
     _check_heads(heads)
     if source == "dino-tiny":
-        identity = {"weights": digest(WEIGHTS.read_bytes())}
+        tiny_weights = _tiny_weights(weights)
+        identity = {"weights": digest(tiny_weights.read_bytes())}
     else:
         identity = {"model": model, "weights": _identify_weights(weights, seed)}
     settings = {"source": source, "heads": heads, "version": 1} | identity
@@ -109,10 +110,13 @@ def attention_maps(
     )
 
     def extractor() -> Callable[[Tensor], Tensor]:
-        vit = (tiny_vit() if source == "dino-tiny" else load_vit(model, weights, seed)).to(device)
-        return lambda batch: (
-            aggregate_heads(cls_attention(vit, vit_input(vit, _send(batch, device))), heads).float().cpu()
-        )
+        vit = tiny_vit(weights=tiny_weights) if source == "dino-tiny" else load_vit(model, weights, seed)
+        vit = vit.to(device)
+
+        def extract(batch: Tensor) -> Tensor:
+            return aggregate_heads(cls_attention(vit, vit_input(vit, _send(batch, device))), heads).float().cpu()
+
+        return extract
 
     return _cached(images, cache, name, settings, extractor, batch_size)
 
@@ -276,6 +280,13 @@ def _check_heads(heads: str | int) -> None:
         isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
     ):
         raise ValueError(f"heads must be 'mean', 'max', 'all' or the index of a head, got {heads!r}")
+
+
+def _tiny_weights(weights: str | Path) -> Path:
+    path = WEIGHTS if weights in ("pretrained", "random") else Path(weights)
+    if not path.is_file():
+        raise ValueError(f"weights must be 'pretrained' or a file that resattn.dino wrote, got {str(weights)!r}")
+    return path
 
 
 def _identify_weights(weights: str | Path, seed: int) -> str:

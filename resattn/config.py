@@ -53,7 +53,7 @@ class TrainConfig:
         a: strength of the mask, in [0, 1].
         source: where attention maps come from, one of ``ATTENTION_SOURCES``.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
-        weights: weights of the ViT: "pretrained", "random", or a checkpoint file.
+        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino wrote.
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         epochs: passes over the training split.
         image_size: side the network resizes its input to, in pixels; a multiple of 4.
@@ -158,8 +158,8 @@ class TrainConfig:
             values |= dict.fromkeys(("source",) if self.model == "resattn" else ("form", "a", "source"))
         if not self.uses_maps or self.source not in ("dino", "dino-tiny"):
             del values["heads"], values["weights"]
-        elif self.source == "dino-tiny":
-            del values["weights"]
+        elif self.source == "dino-tiny" and self.weights in ("pretrained", "random"):
+            del values["weights"]  # there is one in the package, and it is pretrained
         elif Path(self.weights).is_file():
             values["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]
         return values

@@ -25,6 +25,8 @@ REDUCED = {"image_size": 64, "epochs": 5, "batch_size": 128, "source": "saliency
 PROTOCOLS = {"shapes": DEMO | {"epochs": 6, "source": "saliency"}}
 # A ResNet8 with as many parameters as ResAttnNet at a > 0, and one with as many multiply-adds: cost.matched_widths finds them.
 SAME_PARAMETERS, SAME_COMPUTE = (18, 36, 71), (21, 42, 83)
+# Made by python -m resattn.dino --heads 4: dino-tiny itself has one head.
+FOUR_HEADS = str(Path(__file__).parent / "weights" / "dino-tiny-4heads.safetensors")
 _ONLY_SHAPES = {"dino-tiny", "oracle"}  # a ViT that saw nothing else, and the true masks
 
 
@@ -46,27 +48,34 @@ CONTROLS = [
     *(
         Control("content", _with_masks(form, source))
         for form in ("gated", "printed")
-        for source in ("uniform", "center", "shuffled", "saliency", "dino-tiny", "oracle")
+        for source in ("uniform", "center", "shuffled", "saliency", "dino-tiny", "dino", "oracle")
     ),
     Control("parts", {"form": "scaled", "a": 1.0}),
     Control("parts", {"form": "unmasked", "a": 1.0}),
     *(Control("modules", {"model": f"resnet8-{name}"}) for name in ATTENTION_MODULES),
     Control("size", {"model": "resnet8", "widths": SAME_PARAMETERS}),
     Control("size", {"model": "resnet8", "widths": SAME_COMPUTE}),
-    *(Control("heads", _with_masks(form, "dino-tiny", heads="all")) for form in ("gated", "printed")),
+    *(
+        Control("heads", _with_masks(form, "dino-tiny", weights=FOUR_HEADS, heads=heads))
+        for form in ("gated", "printed")
+        for heads in ("mean", "all")
+    ),
+    *(Control("heads", _with_masks(form, "dino", heads="all")) for form in ("gated", "printed")),
 ]
 
 
-def list_runs(dataset: str, seeds: int, **settings: Any) -> dict[str, TrainConfig]:
+def list_runs(dataset: str, seeds: int, *, dino: bool = False, **settings: Any) -> dict[str, TrainConfig]:
     """All runs on a data set by name ("content/shapes-resnet8-seed0-..."): question by question, and in each seed by seed.
 
     Args:
         dataset: as for :func:`resattn.load_dataset`.
         seeds: how many, from 0.
+        dino: also the networks that look at maps of the published ViT-B/8.
         settings: changes to the protocol, for all networks.
     """
     protocol = PROTOCOLS.get(dataset, REDUCED) | {"dataset": dataset} | settings
-    controls = [c for c in CONTROLS if dataset == "shapes" or c.changes.get("source") not in _ONLY_SHAPES]
+    left_out = (set() if dataset == "shapes" else _ONLY_SHAPES) | (set() if dino else {"dino"})
+    controls = [control for control in CONTROLS if control.changes.get("source") not in left_out]
     runs = {}
     for question in dict.fromkeys(control.question for control in controls):
         for seed in range(seeds):
@@ -136,6 +145,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, help=f"learning rate; needed but for shapes, which has {DEMO['lr']}")
     parser.add_argument("--epochs", type=int, help="default: 6 for shapes, else 5")
     parser.add_argument("--image-size", type=int, help="default 64")
+    parser.add_argument(
+        "--dino", action="store_true", help="also with maps of the published ViT-B/8, fetched on first use"
+    )
     parser.add_argument("--out", type=Path, default=paths.RESULTS / "controls", help="folder of records")
     parser.add_argument(
         "--only", metavar="PATTERN", default="*", help="runs whose name matches, such as 'content/*seed0*'"
@@ -148,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {name: getattr(options, name) for name in ("root", "lr", "epochs", "image_size")}
     settings = {name: value for name, value in given.items() if value is not None}
     try:
-        runs = list_runs(options.dataset, options.seeds, **settings)
+        runs = list_runs(options.dataset, options.seeds, dino=options.dino, **settings)
     except ValueError as error:
         parser.error(str(error))
     runs = {name: config for name, config in runs.items() if fnmatch.fnmatch(name, options.only)}

@@ -32,8 +32,8 @@ STYLE = {
     "figure.facecolor": "white",
 }
 CLASSIFICATION, ATTENTION = "#c2457f", "#117a74"  # the paper's pink and teal, a step apart in lightness
-_FORM_COLOURS = {"printed": "#d55e00", "gated": "#0072b2"}
-_FORM_MARKERS = {"printed": "s", "gated": "o"}
+_FORM_COLOURS = {"printed": "#d55e00", "gated": "#0072b2", "scaled": "#cc79a7", "unmasked": "#e69f00"}
+_FORM_MARKERS = {"printed": "s", "gated": "o", "scaled": "v", "unmasked": "^"}
 _A_LINES = {0.0: ":", 0.5: "--", 1.0: "-"}
 
 
@@ -57,8 +57,11 @@ def variant_style(variant: str) -> dict:
     """Colour, line and marker of a network, the same in every figure."""
     if variant == BASELINE:
         return {"color": "#222222", "linestyle": "-", "marker": "D"}
-    form, _, a = variant.partition(" a=")
-    return {"color": _FORM_COLOURS[form], "linestyle": _A_LINES.get(float(a), "-."), "marker": _FORM_MARKERS[form]}
+    form, _, rest = variant.partition(" a=")
+    if form not in _FORM_COLOURS:  # another baseline
+        return {"color": "#777777", "linestyle": "--", "marker": "X"}
+    line = _A_LINES.get(float(rest.split(" ")[0]), "-.")
+    return {"color": _FORM_COLOURS[form], "linestyle": line, "marker": _FORM_MARKERS[form]}
 
 
 def image_grid(images: Tensor, rows: dict[str, Tensor], overlay: bool = False) -> Figure:

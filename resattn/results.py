@@ -1,5 +1,6 @@
 """From records to tables: means, intervals and paired differences over seeds. Nothing here trains or guesses."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resattn.config import PAPER
+from resattn.config import FORMS, PAPER
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
 PAPER_TABLE3 = {
@@ -17,21 +18,23 @@ PAPER_TABLE3 = {
 BASELINE = "ResNet8"
 NOT_MEASURED = "not measured yet"
 _FULL_PROTOCOL = {name: value for name, value in PAPER.items() if name != "source"}
-_NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "seed"}
+_NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "widths", "seed"}
+_WEIGHTS = Path(__file__).parent / "weights"
+_FORM_ORDER = (BASELINE, "printed", "gated", "scaled", "unmasked")
 
 
 def load_records(folder: Path | str) -> pd.DataFrame:
     """All records of a folder, one row each, sorted by data set, variant and seed.
 
     Returns:
-        Columns "dataset", "variant" (as :func:`variant_name`), "source", "seed", "protocol" (every other setting, as text),
+        Columns "dataset", "variant" (as :func:`variant_name`), "network" (as :func:`network_name`), "source", "seed", "protocol" (every other setting, as text),
         "full" (whether the settings are those of the paper's Tables 1 and 2), "test_acc" and "test_acc_at_best_val" (fractions), "parameters", "seconds", "device", "history" (the list of
         epochs), "path". Empty, with these columns, where the folder holds none or is missing.
 
     Raises:
         ValueError: a file is not a record; the message names it.
     """
-    columns = ["dataset", "variant", "source", "seed", "protocol", "full", "test_acc"]
+    columns = ["dataset", "variant", "network", "source", "seed", "protocol", "full", "test_acc"]
     columns += ["test_acc_at_best_val", "parameters", "seconds", "device", "history", "path"]
     rows = [_row(path) for path in sorted(Path(folder).glob("*.json"))]
     frame = pd.DataFrame(rows, columns=columns)
@@ -39,16 +42,35 @@ def load_records(folder: Path | str) -> pd.DataFrame:
 
 
 def variant_name(config: dict) -> str:
-    """ "ResNet8", "printed a=0.5", "gated a=1", ... for the configuration of a record."""
-    return BASELINE if config["model"] == "resnet8" else f"{config['form']} a={config['a']:g}"
+    """ "ResNet8", "printed a=0.5", "gated a=1", ... for the configuration of a record.
+
+    Controls: "SE-ResNet8"; "ResNet8 18-36-71" for other widths; "gated a=1 all heads" where a map is not the heads' mean.
+    """
+    return " ".join(part for part in (_architecture(config), _heads(config)) if part)
+
+
+def network_name(config: dict) -> str:
+    """:func:`variant_name` and, where maps decide something, their source: "gated a=1, dino-tiny all heads".
+
+    Weights of a ViT other than the source's own go by the name of their file in the package, or by their digest.
+    """
+    if not config["source"] or config["a"] == 0:
+        return _architecture(config)
+    source, weights = config["source"], config.get("weights", "pretrained")
+    if weights != "pretrained":
+        packaged = {
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16]: path.stem for path in _WEIGHTS.glob("*.safetensors")
+        }
+        source = packaged.get(weights, f"{source} {weights[:8]}")
+    return " ".join(part for part in (f"{_architecture(config)}, {source}", _heads(config)) if part)
 
 
 def variant_order(variants: Iterable[str]) -> list[str]:
-    """The baseline, then the printed form, then the gated one, each by rising a."""
+    """The baseline, then the printed form, then the gated one, each by rising a; then the controls."""
 
     def rank(variant: str) -> tuple:
-        form, _, a = variant.partition(" a=")
-        return (variant != BASELINE, form != "printed", float(a or 0))
+        form, _, rest = variant.partition(" a=")
+        return (*(form != known for known in _FORM_ORDER), float(rest.split(" ")[0] or 0), variant)
 
     return sorted(set(variants), key=rank)
 
@@ -99,23 +121,29 @@ def paired_differences(records: pd.DataFrame, against: str = BASELINE, metric: s
         reference = group[group["variant"] == against].set_index("seed")[metric]
         others = group[group["variant"] != against]
         for (variant, source), runs in others.groupby(["variant", "source"], sort=False, dropna=False):
-            pairs = runs.set_index("seed")[metric].to_frame("one").join(reference.rename("other"), how="inner")
-            if len(pairs):
-                rows.append(
-                    (
-                        dataset,
-                        protocol,
-                        variant,
-                        source,
-                        len(pairs),
-                        *mean_interval(100 * (pairs["one"] - pairs["other"])),
-                    )
-                )
+            seeds, mean, half = paired_difference(runs.set_index("seed")[metric], reference)
+            if seeds:
+                rows.append((dataset, protocol, variant, source, seeds, mean, half))
     table = pd.DataFrame(rows, columns=["dataset", "protocol", "variant", "source", "seeds", "mean", "half"])
     order = {variant: i for i, variant in enumerate(variant_order(table["variant"]))}
     return table.sort_values(
         ["dataset", "protocol", "variant"], key=lambda c: c.map(order) if c.name == "variant" else c, ignore_index=True
     )
+
+
+def paired_difference(one: pd.Series, other: pd.Series) -> tuple[int, float, float]:
+    """Over the seeds that both have: how many, and mean and half-width (95 %) of ``one`` - ``other`` in percentage points.
+
+    Args:
+        one, other: fractions, indexed by seed.
+
+    Raises:
+        ValueError: a seed is there twice.
+    """
+    if one.index.has_duplicates or other.index.has_duplicates:
+        raise ValueError(f"one and other must hold one run a seed, got seeds {list(one.index)} and {list(other.index)}")
+    differences = 100 * (one - other).dropna()
+    return len(differences), *(mean_interval(differences) if len(differences) else (np.nan, np.nan))
 
 
 def table3(records: pd.DataFrame) -> pd.DataFrame:
@@ -206,6 +234,7 @@ def _row(path: Path) -> dict:
         return {
             "dataset": config["dataset"],
             "variant": variant_name(config),
+            "network": network_name(config),
             "source": config["source"],
             "seed": config["seed"],
             "protocol": ", ".join(f"{k}={v}" for k, v in sorted(config.items()) if k not in _NOT_PROTOCOL),
@@ -224,6 +253,17 @@ def _row(path: Path) -> dict:
         ) from error
 
 
+def _architecture(config: dict) -> str:
+    known = BASELINE if config["model"] == "resnet8" else f"{config['model'].partition('-')[2].upper()}-{BASELINE}"
+    name = f"{config['form']} a={config['a']:g}" if config["model"] == "resattn" else known
+    return f"{name} {'-'.join(map(str, config['widths']))}" if "widths" in config else name
+
+
+def _heads(config: dict) -> str:
+    heads = config.get("heads", "mean")
+    return "" if heads == "mean" else f"head {heads}" if isinstance(heads, int) else f"{heads} heads"
+
+
 def _refuse_doubles(runs: pd.DataFrame, what: str) -> None:
     doubles = runs[runs.duplicated("seed")]
     if len(doubles):
@@ -238,8 +278,11 @@ def _paper_cell(paper: dict[float, float], variant: str) -> str:
 
 
 def _mask_strength(variant: str) -> float:
-    """a of a variant; the paper calls its a = 0 a standard ResNet8, so the baseline counts as 0."""
-    return 0.0 if variant == BASELINE else float(variant.partition(" a=")[2])
+    """a of a variant of Table 3, NaN for another; the paper calls its a = 0 a standard ResNet8, so the baseline counts as 0."""
+    form, _, a = variant.partition(" a=")
+    if variant == BASELINE:
+        return 0.0
+    return float(a) if form in FORMS and " " not in a else float("nan")
 
 
 if __name__ == "__main__":

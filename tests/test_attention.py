@@ -9,6 +9,8 @@ from timm.utils import AttentionExtract
 from resattn import ATTENTION_SOURCES, attention_maps
 from resattn import attention as attention_module
 from resattn.attention import aggregate_heads, border_contrast, dataset_maps, min_max, object_focus
+from resattn.controls import FOUR_HEADS
+from resattn.dino_model import WEIGHTS
 from resattn.files import load_arrays
 from resattn.vit import cls_attention, load_vit, vit_input
 
@@ -457,6 +459,20 @@ def test_missing_weights_are_named(tmp_path):
     path = tmp_path / "none.pth"
     with pytest.raises(ValueError, match=f"weights must be 'pretrained', 'random' or a checkpoint file, got '{path}'"):
         attention_maps(images_of(2), "dino", model=TINY, weights=path)
+
+
+def test_dino_tiny_takes_other_weights_of_its_kind(tmp_path):
+    images = images_of(3)
+    packaged = attention_maps(images, "dino-tiny")
+    assert attention_maps(images, "dino-tiny", weights=WEIGHTS).equal(packaged)
+    heads = attention_maps(images, "dino-tiny", weights=FOUR_HEADS, heads="all")
+    assert heads.shape[:2] == (3, 4)
+    assert not attention_maps(images, "dino-tiny", weights=FOUR_HEADS).equal(packaged)
+    missing = tmp_path / "none.safetensors"
+    with pytest.raises(
+        ValueError, match=f"weights must be 'pretrained' or a file that resattn.dino wrote, got '{missing}'"
+    ):
+        attention_maps(images, "dino-tiny", weights=missing)
 
 
 def test_weights_that_are_none_are_named(tmp_path):

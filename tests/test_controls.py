@@ -32,7 +32,7 @@ def trained(monkeypatch):
 
 
 def test_every_run_is_another():
-    runs = list_runs("shapes", 2)
+    runs = list_runs("shapes", 2, dino=True)
     assert len({config.slug for config in runs.values()}) == len(runs) == 2 * len(CONTROLS)
 
 
@@ -60,6 +60,7 @@ def test_photographs_get_no_map_that_only_shapes_have():
     assert {"oracle", "dino-tiny"} <= {config.source for config in list_runs("shapes", 1).values()}
     sources = {config.source for config in list_runs("cifar10", 1, lr=0.02).values()}
     assert sources == {"uniform", "center", "shuffled", "saliency"}
+    assert {config.source for config in list_runs("cifar10", 1, dino=True, lr=0.02).values()} == sources | {"dino"}
 
 
 # What networks cost
@@ -208,11 +209,12 @@ def test_every_new_network_trains_and_is_read_back(make_folder, tmp_path, change
 
 def test_the_plan_counts_what_is_done(tmp_path, trained, capsys):
     assert main([f"--out={tmp_path}", "--only=*seed0*", "--minutes=9"]) == 0
+    once = len(trained)
     capsys.readouterr()
     main([f"--out={tmp_path}", "--seeds=2", "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"{2 * len(CONTROLS)} runs, {len(CONTROLS)} finished"
-    assert sum(line.startswith("finished") for line in lines) == len(CONTROLS)
+    assert lines[-1] == f"{2 * once} runs, {once} finished"
+    assert sum(line.startswith("finished") for line in lines) == once
 
 
 def test_photographs_need_a_learning_rate(capsys):

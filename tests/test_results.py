@@ -3,19 +3,25 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from resattn.config import TrainConfig
+from resattn.controls import FOUR_HEADS
+from resattn.figures import variant_style
 from resattn.results import (
     NOT_MEASURED,
     accuracy_table,
     load_records,
     main_records,
     mean_interval,
+    network_name,
+    paired_difference,
     paired_differences,
     table3,
     to_markdown,
+    variant_name,
     variant_order,
 )
 
@@ -117,6 +123,52 @@ def test_main_records_keep_the_protocol_with_most_runs(records):
 def test_variants_come_baseline_first_then_by_form_and_strength():
     names = ["gated a=1", "printed a=0.5", "ResNet8", "printed a=0", "gated a=0.5"]
     assert variant_order(names) == ["ResNet8", "printed a=0", "printed a=0.5", "gated a=0.5", "gated a=1"]
+
+
+def test_controls_have_names_of_their_own_and_come_last():
+    configs = [
+        TrainConfig(model="resnet8"),
+        TrainConfig(form="gated", a=1, source="dino-tiny"),
+        TrainConfig(form="gated", a=1, source="dino-tiny", heads="all"),
+        TrainConfig(form="gated", a=1, source="dino-tiny", heads=2),
+        TrainConfig(form="scaled", a=1),
+        TrainConfig(form="unmasked", a=1),
+        TrainConfig(model="resnet8-cbam"),
+        TrainConfig(model="resnet8", widths=(18, 36, 71)),
+    ]
+    names = [variant_name(config.identity()) for config in configs]
+    assert names == ["ResNet8", "gated a=1", "gated a=1 all heads", "gated a=1 head 2", "scaled a=1", "unmasked a=1", "CBAM-ResNet8", "ResNet8 18-36-71"]  # fmt: skip
+    assert variant_order(names[::-1]) == names
+    assert len({str(variant_style(name)) for name in ("ResNet8", "gated a=1", "scaled a=1", "unmasked a=1", "CBAM-ResNet8")}) == 5  # fmt: skip
+
+
+def test_a_networks_name_says_whose_maps_it_looks_at_where_it_does():
+    def name(**settings):
+        return network_name(TrainConfig(**settings).identity())
+
+    assert name(form="gated", a=1, source="dino-tiny", heads="all") == "gated a=1, dino-tiny all heads"
+    assert name(form="gated", a=1, source="dino-tiny", weights=FOUR_HEADS) == "gated a=1, dino-tiny-4heads"
+    assert name(form="gated", a=1, source="dino", weights="random") == "gated a=1, dino random"
+    assert name(form="gated", a=1, source="dino") == "gated a=1, dino"
+    assert name(form="printed", a=0.5, source="saliency") == "printed a=0.5, saliency"
+    assert name(form="printed", a=0, source="saliency") == "printed a=0"
+    assert name(form="unmasked", a=1, source="saliency") == "unmasked a=1"
+    assert name(model="resnet8-se") == "SE-ResNet8"
+
+
+def test_only_networks_of_table_3_have_a_number_of_the_paper(records):
+    write_record(records, 0.7, dataset="cifar10", form="scaled", a=1.0, seed=0)
+    write_record(records, 0.7, dataset="cifar10", model="resnet8-se", seed=0)
+    write_record(records, 0.7, dataset="cifar10", model="resnet8", widths=(18, 36, 71), seed=0)
+    table = accuracy_table(load_records(records)).set_index("variant")["paper"]
+    assert table.dropna().to_dict() == {"ResNet8": 83.3, "printed a=0": 83.3, "gated a=1": 87.0}
+    assert table3(load_records(records)).loc["SE-ResNet8", "cifar10 (paper)"] == "–"
+
+
+def test_a_pair_needs_one_run_a_seed():
+    one, twice = pd.Series([0.5], index=[0]), pd.Series([0.5, 0.6], index=[0, 0])
+    with pytest.raises(ValueError, match="must hold one run a seed"):
+        paired_difference(one, twice)
 
 
 def test_markdown_holds_every_cell(records):
