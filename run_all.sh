@@ -23,7 +23,7 @@ Finished runs are skipped; after an interruption call it again.
   --fresh               delete this profile's earlier runs and start over
   --help                this text
 
-Results: runs/PROFILE/{records,figures,notebooks,logs}
+Results: runs/PROFILE/{records,figures,notebooks,logs}, and all of it on one page: report/index.html
 HELP
         exit 0
         ;;

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import datetime
 import importlib.metadata
 import platform
 import resource
@@ -18,7 +19,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 def describe_environment(device: torch.device, revision: str | None) -> dict:
-    """Device, threads, versions, the given code revision and peak memory of this process, ready for JSON."""
+    """Device, threads, versions, the given code revision, peak memory of this process and the time, ready for JSON."""
     cuda = device.type == "cuda"
     peak = (
         torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -30,6 +31,7 @@ def describe_environment(device: torch.device, revision: str | None) -> dict:
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "revision": revision,
         "peak_memory_mb": round(peak / 2**20, 1),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -20,6 +20,7 @@ ROOT = _root()
 DATA = ROOT / "data"  # downloads and class-folder trees
 CACHE = ROOT / "cache"  # decoded data sets and attention maps
 RUNS = ROOT / "runs"  # executed notebooks, records, checkpoints and figures of this machine
+REPORT = ROOT / "report"  # the page run_all.sh ends with
 NOTEBOOKS = CHECKOUT / "notebooks"
 RESULTS = CHECKOUT / "results"  # committed reference records
 FIGURES = CHECKOUT / "figures"  # committed figures, rebuilt from RESULTS

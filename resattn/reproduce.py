@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from resattn import paths
 from resattn.config import PRESETS
 from resattn.jobs import SEEDS, Job, list_jobs, select_jobs
-from resattn.progress import clock
+from resattn.progress import Forecast, clock
 
 _STAGGER = 1.0  # seconds between two kernel starts: started at once they can pick the same port
 
@@ -57,8 +57,8 @@ class _Runner:
     def __init__(self, jobs: list[Job], cuda: bool, n_workers: int):
         self.jobs, self.cuda, self.n_workers = jobs, cuda, n_workers
         self.failed: list[Job] = []
-        self.ended = 0
-        self.expected_done = self.spent = 0.0
+        self.ended: set[str] = set()
+        self.forecast = Forecast(n_workers, cuda)
         self.start_lock = threading.Lock()
 
     def run(self) -> int:
@@ -67,15 +67,16 @@ class _Runner:
         try:
             for stage in sorted({job.stage for job in self.jobs}):
                 self._run_stage(pool, [job for job in self.jobs if job.stage == stage])
+            pool.shutdown()
+            self._summarise(time.monotonic() - start)
+            reported = self._report()
         except KeyboardInterrupt:
             print(
                 "\nInterrupted. Finished runs and each run's last epoch are kept; the same command goes on from there.",
                 flush=True,
             )
             os._exit(130)  # kernels end when their parent does; worker threads would wait for them
-        pool.shutdown()
-        self._summarise(time.monotonic() - start)
-        return 1 if self.failed else 0
+        return 0 if reported and not self.failed else 1
 
     def _run_stage(self, pool: ThreadPoolExecutor, jobs: list[Job]) -> None:
         todo = [job for job in jobs if not job.finished()]
@@ -88,9 +89,8 @@ class _Runner:
             done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:
                 job, (error, seconds) = running[future], future.result()
-                self.spent += seconds
-                self.expected_done += job.estimated_seconds(self.cuda) or 1.0
                 if error is None:
+                    self.forecast.end(job, seconds)
                     self._end(job, clock(seconds))
                 else:
                     self.failed.append(job)
@@ -103,6 +103,7 @@ class _Runner:
         with self.start_lock:
             time.sleep(_STAGGER)
         start = time.monotonic()
+        self.forecast.start(job)
         partial = job.executed.with_suffix(".partial.ipynb")
         for parent in (job.executed.parent, job.log.parent):
             parent.mkdir(parents=True, exist_ok=True)
@@ -128,17 +129,10 @@ class _Runner:
         return None, time.monotonic() - start
 
     def _end(self, job: Job, how: str) -> None:
-        self.ended += 1
-        left = "" if self.ended == len(self.jobs) else self._time_left()
-        print(f"[{self.ended}/{len(self.jobs)}] {job.name}: {how}{left}", flush=True)
-
-    def _time_left(self) -> str:
-        """From what is still to do, corrected by how long the finished jobs really took; silent until one has."""
-        todo = [job for job in self.jobs if not job.finished() and job not in self.failed]
-        if not self.spent or not todo:
-            return ""
-        expected = sum(job.estimated_seconds(self.cuda) or 1.0 for job in todo)
-        return f"  ({clock(expected * self.spent / self.expected_done / self.n_workers)} left)"
+        self.ended.add(job.name)
+        left = self.forecast.seconds_left(job for job in self.jobs if job.name not in self.ended and not job.finished())
+        time_left = f"  ({clock(left)} left)" if left else ""
+        print(f"[{len(self.ended)}/{len(self.jobs)}] {job.name}: {how}{time_left}", flush=True)
 
     def _summarise(self, seconds: float) -> None:
         folder = self.jobs[0].folder
@@ -148,6 +142,19 @@ class _Runner:
                 print(f"  {name + ':':11s}{_relative(folder / name)}")
         for job in self.failed:
             print(f"FAILED {job.name}; its log: {_relative(job.log)}")
+
+    def _report(self) -> bool:
+        """Make the report of what there is by now, even if only some jobs ran; returns whether it could be made."""
+        from resattn.report import build_report
+
+        folder = self.jobs[0].folder
+        try:
+            page = build_report(folder / "records", folder / "figures", folder / "notebooks", paths.REPORT)
+        except (ValueError, OSError) as error:
+            print(f"FAILED report: {error}")
+            return False
+        print(f"  {'report:':11s}{_relative(page)}")
+        return True
 
 
 class _Echo:

@@ -119,6 +119,11 @@ def test_smallest_profile_runs_skips_and_reports(tmp_path):
     assert json.loads(written[0].read_text())["config"]["image_size"] == 16
     assert {p.suffix for p in (folder / "figures").iterdir()} == {".png", ".svg"}
     assert not list(folder.rglob("*.partial*"))
+    assert "report:    " in first.stdout
+    page = (tmp_path / "report/index.html").read_text()
+    assert all(
+        words in page for words in (written[0].name, 'id="accuracy-shapes"', "Tables and figures, from records alone")
+    )
     again = run(tmp_path, "--profile", "demo", "--seeds", "1", "--only", "0[34]*", *TINY, "--set", "model=resnet8")
     assert again.stdout.count("finished earlier, skipped") == 2
     assert again.returncode == 0
@@ -133,6 +138,7 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
     assert "FAILED 01-broken; its log: " in answer.stdout
     assert "[2/2]" in answer.stdout
     assert "1 of 2 jobs done" in answer.stdout
+    assert "No run has left a record here yet" in (tmp_path / "report/index.html").read_text(), "of what there is"
     assert "holds no image" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
 
 

@@ -59,7 +59,7 @@ def test_a_record_has_the_agreed_keys_and_is_json(tiny, tmp_path):
     assert len(record["metrics"]["epochs"]) == 3
     for entry in record["metrics"]["epochs"]:
         assert entry.keys() >= {"train_loss", "val_loss", "val_acc"}
-    assert record["environment"].keys() >= {"device", "versions", "revision", "peak_memory_mb", "seconds"}
+    assert record["environment"].keys() >= {"device", "versions", "revision", "peak_memory_mb", "finished", "seconds"}
     assert record["parameters"] == sum(p.numel() for p in build_model(tiny, 3).parameters())
 
 

@@ -1,0 +1,74 @@
+"""What every figure shows and which records are behind it: the captions of the report."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A figure's words.
+
+    Attributes:
+        title: a few words; also the picture's text alternative.
+        text: what to look at.
+        evidence: the records it is drawn from, as a glob below the folder of records or else below the checkout; "main" for
+            those that count for Table 3; "" where it is drawn from the network itself.
+
+    ``{subject}`` stands everywhere for what the star of the file-name pattern matched.
+    """
+
+    title: str
+    text: str
+    evidence: str = ""
+
+
+# By file name without its ending. Figures appear in this order; one without a caption comes last, under its file name.
+CAPTIONS = {
+    "architecture": Caption(
+        "The network in its two forms",
+        "A classification branch (pink) whose skip connections are gated by an attention branch (teal): above as Eq. 3–4 are "
+        "printed, below as the paper's text describes it. Notebook 02 draws it from the network itself.",
+    ),
+    "blocks": Caption(
+        "Stems and blocks",
+        "The layers of both stems, and of the second block of each branch. Notebook 02 draws them from the network itself.",
+    ),
+    "accuracy-*": Caption(
+        "Test accuracy on {subject}",
+        "Every tick is one seed, the marker the mean with its 95\N{NO-BREAK SPACE}% interval, a grey cross the paper's number where it has one.",
+        "main",
+    ),
+    "curves-*": Caption(
+        "Learning curves on {subject}",
+        "Training loss and validation accuracy by epoch. Lines are means over seeds, bands reach from the lowest to the highest.",
+        "main",
+    ),
+    "scaling": Caption(
+        "What a training step costs",
+        "Seconds and peak memory by batch size and by image size, measured by python -m benchmarks.scaling.",
+        "benchmarks/results/scaling-*.json",
+    ),
+}
+
+# By the folder of records, below the main one.
+PARTS = {
+    "checks": "Runs made to try a path, too short to say anything about the paper.",
+    "controls": "What the paper never ran: does the content of the map matter, or the skip, the factor, the parameters alone?",
+    "search": "The search of Sec. 5.1, judged by the validation part alone.",
+}
+
+
+def caption_of(name: str) -> tuple[Caption, str] | None:
+    """The caption for a figure's file name without its ending, and its subject ("" without a star); None where there is none."""
+    for pattern, caption in CAPTIONS.items():
+        if match := re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name):
+            subject = "".join(match.groups())
+            fields = (caption.title, caption.text, caption.evidence)
+            return Caption(*(field.replace("{subject}", subject) for field in fields)), subject
+    return None
+
+
+def figure_order(name: str) -> tuple:
+    """Sorts figures as CAPTIONS lists them, those of one pattern by name."""
+    patterns = [re.escape(pattern).replace(r"\*", ".+") for pattern in CAPTIONS]
+    return next((i for i, pattern in enumerate(patterns) if re.fullmatch(pattern, name)), len(patterns)), name

@@ -1,0 +1,110 @@
+"""Executed notebooks as web pages that need no network: nbconvert's HTML, formulas as MathML, pictures and style inside."""
+
+import functools
+import re
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from resattn.files import atomic_write
+
+TEMPLATES = Path(__file__).parent / "templates"
+_CODE_STYLES = ("xcode", "github-dark")  # of Pygments: on light, on dark
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    """The page templates of the package; what is put into them is escaped, and a name they lack is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def notebook_title(path: Path | str) -> str:
+    """The first heading of a notebook, or its file's name where it has none; ValueError where the file is not a notebook."""
+    headings = (
+        re.search(r"^# +(.+)$", cell.source, re.MULTILINE)
+        for cell in _read(Path(path)).cells
+        if cell.cell_type == "markdown"
+    )
+    return next((heading[1] for heading in headings if heading), Path(path).stem)
+
+
+def write_page(notebook: Path | str, target: Path, back: str = "../index.html") -> Path:
+    """Render an executed notebook to ``target``, with a link ``back``.
+
+    Raises:
+        ValueError: the file is not a notebook.
+    """
+    notebook = Path(notebook)
+    content = _read(notebook)
+    _describe_pictures(content)
+    body, _ = _exporter().from_notebook_node(content)
+    page = templates().get_template("notebook.html")
+    html = page.render(
+        title=notebook_title(notebook),
+        name=notebook.stem,
+        back=back,
+        body=Markup(body),
+        code_style=Markup(_code_style()),
+    )
+    return atomic_write(target, lambda partial: partial.write_text(html, encoding="utf-8"))
+
+
+def _read(path: Path):
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat has no common ancestor for what can be wrong with a file
+        raise ValueError(f"notebook {path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _describe_pictures(notebook) -> None:
+    """Pictures get a text alternative: nbconvert writes the one it finds in a cell's metadata."""
+    section = "the notebook"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
+            section = headings[-1] if headings else section
+        else:
+            cell.metadata.setdefault("alt", f"Picture made by the cell above, in the part “{section}”")
+
+
+@functools.cache
+def _exporter():
+    """nbconvert's HTML without page around it, with formulas as MathML and the static form of what widgets show."""
+    from latex2mathml.converter import convert
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+    from traitlets.config import Config
+
+    class Renderer(IPythonRenderer):
+        def block_math(self, body: str) -> str:
+            return convert(body, display="block")
+
+        def inline_math(self, body: str) -> str:
+            return convert(body)
+
+    formats = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+    config = Config({"HTMLExporter": {"anchor_link_text": ""}, "NbConvertBase": {"display_data_priority": formats}})
+    exporter = HTMLExporter(template_name="basic", config=config)
+    exporter.register_filter(
+        "markdown2html",
+        lambda source: MarkdownWithMath(renderer=Renderer(escape=False, anchor_link_text="")).render(source),
+    )
+    return exporter
+
+
+@functools.cache
+def _code_style() -> str:
+    """Colours of highlighted code, for light and dark."""
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in _CODE_STYLES)
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"

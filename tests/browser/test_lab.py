@@ -1,0 +1,57 @@
+"""JupyterLab as a reader uses it: it starts, notebook 01 runs from the menu, and a moved widget changes the picture."""
+
+import re
+
+import nbformat
+import pytest
+
+from resattn import paths
+
+NOTEBOOK = "01_attention_maps.ipynb"
+
+
+def code_of(name):
+    return [cell for cell in nbformat.read(paths.NOTEBOOKS / name, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_notebook_01_runs_all_cells_without_error(ran_notebook):
+    page = ran_notebook(NOTEBOOK)
+    errors = page.locator('.jp-Notebook [data-mime-type="application/vnd.jupyter.error"]')
+    assert errors.all_inner_texts() == []
+    prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
+    assert [re.sub(r"\D", "", text) for text in prompts] == [str(n + 1) for n in range(len(code_of(NOTEBOOK)))]
+    assert page.locator(".jp-OutputArea-output img").count() >= 3, "the notebook shows pictures"
+
+
+@pytest.mark.skipif(
+    not any(re.search(r"resattn\.(widgets|explore)\b", cell.source) for cell in code_of(NOTEBOOK)),
+    reason="notebook 01 has no widgets yet",
+)
+def test_a_moved_widget_changes_the_picture(ran_notebook):
+    page = ran_notebook(NOTEBOOK)
+    widgets = page.locator(".jp-OutputArea-output:has(.jupyter-widgets)").filter(has=page.locator("img")).first
+    widgets.scroll_into_view_if_needed()
+    before = pictures(widgets)
+    choice = widgets.locator(".widget-dropdown select, .widget-slider .noUi-handle").first
+    if choice.evaluate("element => element.tagName") == "SELECT":
+        choice.select_option(
+            index=(choice.evaluate("element => element.selectedIndex") + 1) % choice.locator("option").count()
+        )
+    else:
+        choice.press("ArrowRight")
+    handle = widgets.element_handle()
+    page.wait_for_function(f"([node, before]) => ({PICTURES})(node) !== before", arg=[handle, before], timeout=15_000)
+    assert pictures(widgets) != before
+
+
+# All pictures of a node, drawn small and read back: a blob's address may change where its picture does not.
+PICTURES = """node => [...node.querySelectorAll('img')].map(img => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 64});
+    if (!img.complete || !img.naturalWidth) return '';
+    canvas.getContext('2d').drawImage(img, 0, 0, 64, 64);
+    return canvas.toDataURL();
+}).join()"""
+
+
+def pictures(node):
+    return node.evaluate(PICTURES)

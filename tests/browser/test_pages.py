@@ -1,0 +1,72 @@
+"""The report in a browser, built from the committed records and figures: nothing missing, nothing cut off, light and dark."""
+
+import pytest
+
+from resattn import paths
+from resattn.report import build_report
+
+from .conftest import DESKTOP, PHONE
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The folder of the report of the committed evidence."""
+    out = tmp_path_factory.mktemp("report")
+    return build_report(paths.RESULTS, paths.FIGURES, paths.NOTEBOOKS, out).parent
+
+
+def missing_images(page):
+    return page.evaluate("[...document.images].filter(img => !img.complete || !img.naturalWidth).map(img => img.alt)")
+
+
+def sideways(page):
+    """How many pixels the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def lightness(page, selector):
+    red, green, blue = page.locator(selector).first.evaluate(
+        "node => getComputedStyle(node).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    )
+    return (red + green + blue) / 765
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_report_opens_whole(open_page, report, size, scheme):
+    page = open_page((report / "index.html").as_uri(), size, scheme)
+    assert page.complaints == []
+    assert page.locator("figure img").count() == len({path.stem for path in paths.FIGURES.glob("*.png")})
+    assert missing_images(page) == []
+    assert sideways(page) <= 0
+    assert (lightness(page, "body") > 0.9) == (scheme == "light")
+    assert lightness(page, "figure .scroll") == 1, "figures are drawn for a white ground"
+
+
+def test_wide_tables_scroll_in_their_own_frame_on_a_phone(open_page, report):
+    page = open_page((report / "index.html").as_uri(), PHONE)
+    frame = page.locator(".scroll:has(.table3)")
+    assert frame.evaluate("node => node.scrollWidth > node.clientWidth")
+    frame.evaluate("node => node.scrollLeft = 100")
+    assert frame.evaluate("node => node.scrollLeft") == 100
+
+
+def test_report_prints_in_ink_on_paper_within_its_margins(open_page, report):
+    page = open_page((report / "index.html").as_uri(), (680, 960), "dark")
+    page.emulate_media(media="print")
+    assert lightness(page, "body") == 1
+    assert sideways(page) <= 0
+    assert not page.locator("nav").is_visible()
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb")))
+def test_notebooks_open_whole_from_the_report(open_page, report, name):
+    page = open_page((report / "index.html").as_uri(), PHONE)
+    page.locator(f'#notebooks ~ * a[href="notebooks/{name}.html"]').click()
+    page.wait_for_url(f"**/{name}.html")
+    assert page.complaints == []
+    assert missing_images(page) == []
+    assert page.locator("img").count() > 0
+    assert sideways(page) <= 0
+    assert "$" not in "".join(page.locator(".text_cell").all_inner_texts()), "formulas are MathML"
