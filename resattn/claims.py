@@ -11,7 +11,17 @@ import numpy as np
 import pandas as pd
 
 from resattn import paths
-from resattn.results import BASELINE, NOT_MEASURED, PAPER_TABLE3, load_records, main_records, mean_interval
+from resattn.comparisons import differences
+from resattn.results import (
+    BASELINE,
+    NOT_MEASURED,
+    PAPER_TABLE3,
+    load_records,
+    main_records,
+    mean_interval,
+    paired_difference,
+)
+from resattn.search_results import best_against_paper, load_searches
 
 COLUMNS = ["measured", "verdict", "evidence"]
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "shapes": "shapes"}
@@ -21,7 +31,8 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
     """Every claim of the paper with what was measured and the verdict, as text; evidence as Markdown links from the checkout.
 
     Args:
-        results: folder of records; a missing one leaves the cells that need it "not measured yet".
+        results: folder of records, those of controls and searches in ``controls`` and ``search`` below it; what is missing
+            leaves its cells "not measured yet".
 
     Returns:
         Indexed by "the paper says", columns "measured", "verdict", "evidence".
@@ -39,6 +50,10 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
         rows[f"{_NAMES[dataset]}: training converges faster with higher *a* (Sec. 5.3)"] = _convergence(
             records, dataset
         )
+    rows["Masks made from regions of high attention refine the residuals (Sec. 3, 6): other maps, all else equal"] = (
+        _content(records, results)
+    )
+    rows["Learning rate 0.2 with AdamW, from a random search (Sec. 5.1, Table 1)"] = _learning_rate(results)
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("the paper says")
 
 
@@ -91,7 +106,7 @@ def _gains(
 ) -> tuple[str, str, str]:
     said, judged = [], NOT_MEASURED
     for a in (0.5, 1.0):
-        seeds, mean, half = _difference(records, dataset, f"{form} a={a:g}", base, "test_acc", scale=100)
+        seeds, mean, half = _difference(records, dataset, f"{form} a={a:g}", base, "test_acc")
         if seeds:
             said.append(f"*a* = {a:g}: {_signed(mean, half)} points")
             judged = verdict(mean, half, paper[a] - paper[0.0])
@@ -105,7 +120,7 @@ def _gains(
 def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
     said, standard = [], True
     for dataset in PAPER_TABLE3:
-        seeds, mean, half = _difference(records, dataset, "printed a=0", BASELINE, "test_acc", scale=100)
+        seeds, mean, half = _difference(records, dataset, "printed a=0", BASELINE, "test_acc")
         if seeds:
             said.append(f"{_NAMES[dataset]}: {_signed(mean, half)} points{_protocol(records, dataset)}")
             standard &= not abs(mean) > half
@@ -129,15 +144,52 @@ def _convergence(records: pd.DataFrame, dataset: str) -> tuple[str, str, str]:
     return measured, f"{judged} (printed form)", _evidence("curves", dataset)
 
 
-def _difference(
-    records: pd.DataFrame, dataset: str, one: str, other: str, metric: str, scale: float = 1
-) -> tuple[int, float, float]:
+def _content(records: pd.DataFrame, results: Path) -> tuple[str, str, str]:
+    """Maps of the image itself against maps that say nothing about it, and against the true masks where they are known."""
+    runs = pd.concat([records, load_records(results / "controls")], ignore_index=True)
+    runs = runs.drop_duplicates(["dataset", "protocol", "network", "seed"])
+    said, judged = [], []
+    for dataset, pairs in {
+        "cifar10": [("saliency", "uniform"), ("saliency", "shuffled")],
+        "shapes": [("saliency", "uniform"), ("dino-tiny", "uniform"), ("oracle", "uniform")],
+    }.items():
+        table = differences(runs[runs["dataset"] == dataset])
+        for one, other in pairs:
+            chosen = table[(table["one"] == f"gated a=1, {one}") & (table["other"] == f"gated a=1, {other}")]
+            for row in chosen.itertuples():
+                points = f"{_signed(row.mean, row.half)} points ({row.seeds} seeds)"
+                said.append(f"{_NAMES[dataset]}, {one} − {other}: {points}")
+                if one != "oracle":
+                    judged.append(verdict(row.mean, row.half, 0) == "holds")
+    if not said:
+        return NOT_MEASURED, NOT_MEASURED, "[06](notebooks/06_controls.ipynb)"
+    told = "holds" if judged and all(judged) else "holds in part" if any(judged) else "cannot tell"
+    evidence = "[06](notebooks/06_controls.ipynb), [records](results/controls)"
+    return "gated *a* = 1: " + "; ".join(said), told, evidence
+
+
+def _learning_rate(results: Path) -> tuple[str, str, str]:
+    trials = load_searches(results / "search")
+    evidence = "[05](notebooks/05_hyperparameters.ipynb), [records](results/search)"
+    table = best_against_paper(trials) if len(trials) else pd.DataFrame()
+    if not len(table):
+        return NOT_MEASURED, NOT_MEASURED, "[05](notebooks/05_hyperparameters.ipynb)"
+    said = [
+        f"{_NAMES.get(row.dataset, row.dataset)}, {row.network}, {row.schedule}: {_signed(row.mean, row.half)} points"
+        for row in table.itertuples()
+    ]
+    worse = ((table["mean"] - table["half"]) > 0).sum()
+    told = f"does not hold at {worse} of {len(table)} protocols" if worse else "cannot tell"
+    return "best recipe found − the paper's, validation accuracy: " + "; ".join(said), told, evidence
+
+
+def _difference(records: pd.DataFrame, dataset: str, one: str, other: str, metric: str) -> tuple[int, float, float]:
     """Seeds both have, mean difference and half-width of its 95 % interval; no seeds where one of them was not run."""
     runs = records[records["dataset"] == dataset].copy()
     runs["epochs_to_reach"] = [epochs_to_reach(history) for history in runs["history"]]
-    values = [runs[runs["variant"] == variant].set_index("seed")[metric] for variant in (one, other)]
-    differences = scale * (values[0] - values[1]).dropna()
-    return len(differences), *(mean_interval(differences) if len(differences) else (np.nan, np.nan))
+    one_run, other_run = (runs[runs["variant"] == variant].set_index("seed")[metric] for variant in (one, other))
+    seeds, mean, half = paired_difference(one_run, other_run)
+    return (seeds, mean, half) if metric == "test_acc" else (seeds, mean / 100, half / 100)  # points, or epochs
 
 
 def _signed(mean: float, half: float) -> str:

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from resattn import paths
 from resattn.config import ATTENTION_MODULES, DEMO, TrainConfig
 from resattn.files import write_json
-from resattn.train import train
 
 # Small images and few epochs, so that dozens of networks fit; for CIFAR the learning rate comes from the search (notebook 05).
 REDUCED = {"image_size": 64, "epochs": 5, "batch_size": 128, "source": "saliency"}
@@ -94,6 +93,8 @@ def run_queue(runs: dict[str, TrainConfig], out: Path, seconds: float = float("i
         out: folder of records.
         seconds: after this much time no further run is started.
     """
+    from resattn.train import train  # here, so that looking at the list needs no torch
+
     start, failed = time.monotonic(), []
     for i, (name, config) in enumerate(runs.items(), 1):
         if time.monotonic() - start >= seconds:

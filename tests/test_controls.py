@@ -24,7 +24,7 @@ def trained(monkeypatch):
         slugs.append(config.slug)
         return {"config": config.identity(), "metrics": {"test_acc": 0.5}}
 
-    monkeypatch.setattr(controls, "train", pretend)
+    monkeypatch.setattr(sys.modules["resattn.train"], "train", pretend)
     return slugs
 
 
