@@ -43,6 +43,12 @@ CAPTIONS = {
         "Training loss and validation accuracy by epoch. Lines are means over seeds, bands reach from the lowest to the highest.",
         "main",
     ),
+    "controls-*": Caption(
+        "Controls on {subject}",
+        "Differences in test accuracy between networks that differ in one thing, paired by seed, with their 95\N{NO-BREAK SPACE}% "
+        "intervals; filled where the interval leaves zero out.",
+        "controls/{subject}-*.json",
+    ),
     "scaling": Caption(
         "What a training step costs",
         "Seconds and peak memory by batch size and by image size, measured by python -m benchmarks.scaling.",

@@ -92,11 +92,11 @@ def _exporter():
             return convert(body)
 
     formats = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
-    config = Config({"HTMLExporter": {"anchor_link_text": ""}, "NbConvertBase": {"display_data_priority": formats}})
+    config = Config({"NbConvertBase": {"display_data_priority": formats}})
     exporter = HTMLExporter(template_name="basic", config=config)
     exporter.register_filter(
         "markdown2html",
-        lambda source: MarkdownWithMath(renderer=Renderer(escape=False, anchor_link_text="")).render(source),
+        lambda source: MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source),
     )
     return exporter
 

@@ -18,7 +18,7 @@ def interactive() -> bool:
 
 
 def track(steps: Iterable[T], total: int, description: str, every: float = 30.0) -> Iterator[T]:
-    """Yield from ``steps``, showing a bar when interactive, else a line every ``every`` seconds once that much has passed."""
+    """Yield from ``steps``, showing a bar when interactive, else a line each time ``every`` seconds have passed (infinite: none)."""
     if interactive():
         from tqdm.auto import tqdm
 

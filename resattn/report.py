@@ -2,7 +2,6 @@
 
 import argparse
 import base64
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from markupsafe import Markup, escape
 
 from resattn import paths
 from resattn.captions import PARTS, Caption, caption_of, figure_order
+from resattn.claims import claim_table
 from resattn.config import PRESETS
 from resattn.files import atomic_write
 from resattn.pages import notebook_title, templates, write_page
@@ -36,7 +36,7 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
     """
     records, figures, notebooks, out = map(Path, (records, figures, notebooks, out))
     runs = load_records(records)
-    pages = _write_pages(notebooks, out)
+    pages, pictures = _write_pages(notebooks, out), _pictures(figures)
     groups = groups_of(runs)
     content = {
         "name": _shown(records),
@@ -47,9 +47,9 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
         "paper": list(PAPER_TABLE3),
         "datasets": list(dict.fromkeys(column.rpartition(" (")[0] for column in table3(runs))),
         "not_measured": NOT_MEASURED,
-        "claims": _claims(runs, pages),
+        "claims": _claims(records, pages, pictures),
         "parts": _parts(records, out),
-        "figures": [_figure(path, records, runs, out) for path in _pictures(figures)],
+        "figures": [_figure(path, records, runs, out) for path in pictures],
         "pages": pages,
     }
     html = templates().get_template("report.html").render(content)
@@ -64,31 +64,22 @@ def newest_records() -> Path:
     return newest if ages[newest] else paths.RESULTS
 
 
-def _claims(runs: pd.DataFrame, pages: list[dict]) -> list[dict]:
-    """The claims of the paper with what was measured, links in them leading to the parts of the report."""
-    if importlib.util.find_spec("resattn.claims") is None:
-        return []
-    from resattn.claims import claim_table
-
-    rows = claim_table(runs).to_dict("records")
-    return [{name: _linked(str(text), pages) for name, text in row.items()} for row in rows]
-
-
-def _linked(text: str, pages: list[dict]) -> Markup:
-    """Markdown links of the repository as links of the report; what the report does not hold stays as words."""
+def _claims(records: Path, pages: list[dict], pictures: list[Path]) -> list[dict]:
+    """The rows of the claim table, with links into the report instead of the checkout where it holds what they lead to."""
+    targets = {f"notebooks/{page['name'][:2]}": page["href"] for page in reversed(pages)}
+    targets |= {f"figures/{path.stem}": f"#{path.stem}" for path in pictures} | {"results": "#records"}
 
     def link(match: re.Match) -> str:
-        words, path = match[1], Path(match[2])
-        if path.suffix == ".ipynb":
-            page = next((page for page in pages if page["name"].split("-")[0][:2] == path.stem[:2]), None)
-            target = page and page["href"]
-        elif path.parts[0] == "figures":
-            target = f"#{path.stem}"
-        else:
-            target = "#records" if path.parts[0] == "results" else None
-        return f'<a href="{target}">{words}</a>' if target else words
+        path = Path(match[2])
+        name = f"notebooks/{path.stem[:2]}" if path.suffix == ".ipynb" else path.with_suffix("").as_posix()
+        return f'<a href="{targets[name]}">{match[1]}</a>' if name in targets else match[1]
 
-    return Markup(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, str(escape(text))))
+    def html(text: str) -> Markup:
+        text = re.sub(r"\*([^*]+)\*", r"<i>\1</i>", str(escape(text)))
+        return Markup(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, text))
+
+    rows = claim_table(records).reset_index().to_dict("records")
+    return [{name: html(text) for name, text in row.items()} for row in rows]
 
 
 def _parts(records: Path, out: Path) -> list[dict]:

@@ -106,11 +106,12 @@ def _group(dataset: str, protocol: str, runs: pd.DataFrame, counts: bool) -> Gro
     for row in accuracy:
         row["text"] = format_interval(row["mean"], row["half"], row["seeds"])
         row["source"] = _maps(row["source"])
+    widths = f", widths {'-'.join(map(str, config['widths']))}" if "widths" in config else ""
     return Group(
         dataset,
         settings,
         f"{config['epochs']} epochs, {config['image_size']} pixels, batch {config['batch_size']}, "
-        f"learning rate {config['lr']:g}, {config['schedule']} schedule",
+        f"learning rate {config['lr']:g}, {config['schedule']} schedule{widths}",
         protocol,
         sorted(runs["source"].dropna().unique()),
         list(dict.fromkeys(row["variant"] for row in accuracy)),

@@ -23,7 +23,7 @@ from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified
 from resattn.environment import code_revision, describe_environment, has_fast_bfloat16, keep_freed_memory
 from resattn.files import atomic_write, write_json
 from resattn.networks import build_model, save_weights
-from resattn.progress import clock
+from resattn.progress import clock, track
 
 # A GPU likes few, large kernels; on a CPU the noise and index arrays of many images only fill memory and caches.
 _IMAGES_AUGMENTED_TOGETHER = {"cuda": 2048, "cpu": 512}
@@ -151,7 +151,8 @@ class Run:
         """One pass over the training split and one over the validation split; adds its metrics to the history."""
         start = time.perf_counter()
         losses = torch.zeros(len(self.fit) // self.config.batch_size, device=self.device)
-        for i, loss in enumerate(self.steps()):
+        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        for i, loss in enumerate(track(self.steps(), len(losses), title, every=math.inf)):
             losses[i] = loss
             if self.device.type == "cpu":  # where looking at a number costs nothing
                 self._check_finite(losses[: i + 1])

@@ -1,11 +1,12 @@
-"""The time left: exact where the future is like the past, silent where nothing is known."""
+"""Bars where someone watches, and the time left: exact where the future is like the past, silent where nothing is known."""
 
 import time
 from dataclasses import dataclass
 
 import pytest
 
-from resattn.progress import Forecast
+from resattn import progress
+from resattn.progress import Forecast, track
 
 
 @dataclass
@@ -62,3 +63,18 @@ def test_on_a_gpu_training_is_foretold_by_training_alone():
     assert forecast.seconds_left([*TRAINING, LAST]) is None
     forecast.end(TRAINING[0], 1)
     assert forecast.seconds_left([TRAINING[3], LAST]) == pytest.approx(2 + 24)
+
+
+def test_a_bar_where_someone_watches_and_lines_where_nobody_does(monkeypatch, capsys):
+    assert list(track("abc", 3, "epoch 1/2", every=0)) == ["a", "b", "c"]
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].startswith("epoch 1/2: 1 of 3, ")
+    assert err == ""
+    assert list(track("abc", 3, "epoch 1/2", every=float("inf"))) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(progress, "interactive", lambda: True)
+    assert list(track("abc", 3, "epoch 1/2")) == ["a", "b", "c"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "epoch 1/2:   0%" in err
+    assert "0/3" in err

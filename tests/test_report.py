@@ -4,16 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 import nbformat
-import pandas as pd
 import pytest
 
 from resattn import paths
 from resattn.captions import CAPTIONS, caption_of
+from resattn.claims import claim_table
 from resattn.config import TrainConfig
 from resattn.pages import notebook_title, write_page
 from resattn.report import build_report, main, newest_records
@@ -60,7 +59,7 @@ class Page(HTMLParser):
     def section(self, name):
         """The text of a section, tags taken out."""
         html = re.search(rf'<section aria-labelledby="{name}">(.*?)</section>', self.html, re.DOTALL)[1]
-        return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+        return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
 @pytest.fixture
@@ -240,26 +239,23 @@ def test_figures_without_a_caption_come_last_and_svg_goes_before_png(tmp_path, b
     assert [image["src"][:15] for image in page.images] == ["data:image/svg+", "data:image/png;", "data:image/png;"]
 
 
-def test_claims_are_shown_with_links_into_the_report(tmp_path, build, monkeypatch):
-    row = {
-        "claim": "Accuracy rises with a",
-        "measured": "+1.00 < 2",
-        "verdict": "cannot tell",
-        "evidence": "[notebook](notebooks/04_figures.ipynb), [figure](figures/blocks.svg), [records](results), [code](resattn/x.py)",
-    }
-    claims = ModuleType("resattn.claims")
-    claims.__spec__ = ModuleSpec("resattn.claims", None)
-    claims.claim_table = lambda records: pd.DataFrame([row])
-    monkeypatch.setitem(sys.modules, "resattn.claims", claims)
-    write_record(tmp_path / "records", 0.5, **BASE)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 4. Tables")])
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks/04.ipynb")
+def test_claims_are_those_of_the_claim_table_with_links_into_the_report(tmp_path, build):
+    for seed in range(3):
+        write_record(tmp_path / "records", 0.50 + seed / 100, **BASE, seed=seed)
+        write_record(tmp_path / "records", 0.55 + seed / 100, **GATED, seed=seed)
+    figures, notebooks = tmp_path / "figures", tmp_path / "notebooks"
+    for folder in (figures, notebooks):
+        folder.mkdir()
+    (figures / "blocks.svg").write_bytes(b"<svg/>")
+    nbformat.write(nbformat.v4.new_notebook(), notebooks / "04.ipynb")
     page = build()
     text = page.section("claims")
-    assert "Accuracy rises with a +1.00 &lt; 2 cannot tell notebook , figure , records , code" in text
-    claims_html = page.html.split('id="claims"')[1].split("</section>")[0]
-    assert re.findall(r'href="([^"]+)"', claims_html) == ["notebooks/04.html", "#blocks", "#records"]
+    for claim, row in claim_table(tmp_path / "records").iterrows():
+        said = f"{claim} {row['measured']} {row['verdict']}"
+        assert " ".join(said.replace("*", " ").split()) in text
+    assert "a = 1: +5.00 ± 0.00 points (paper's settings, 3 seeds)" in text
+    links = set(re.findall(r'href="([^"]+)"', page.html.split('id="claims"')[1].split("</section>")[0]))
+    assert links == {"notebooks/04.html", "#records"}, "no link to notebook 02, which is not there"
 
 
 def test_damaged_input_is_named(tmp_path, build):
