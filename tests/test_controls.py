@@ -122,14 +122,14 @@ def test_half_a_record_is_made_again(tmp_path, trained):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, trained, monkeypatch):
-    pretend = controls.train
+    pretend = sys.modules["resattn.train"].train
 
     def fail_once(config):
         if config.form == "scaled":
             raise FloatingPointError("loss became nan")
         return pretend(config)
 
-    monkeypatch.setattr(controls, "train", fail_once)
+    monkeypatch.setattr(sys.modules["resattn.train"], "train", fail_once)
     runs = {name: run for name, run in list_runs("shapes", 1).items() if name.startswith("parts/")}
     failed = run_queue(runs, tmp_path)
     assert failed == [name for name in runs if "scaled" in name]

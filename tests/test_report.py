@@ -212,7 +212,7 @@ def test_folders_below_get_parts_of_their_own(tmp_path, build):
     write_record(records, 0.5, **BASE)
     write_record(records / "controls", 0.61, **GATED)
     (records / "search").mkdir()
-    (records / "search/trials.json").write_text('{"trials": []}')
+    (records / "search/trials.json").write_text('{"config": {}, "trials": []}')
     for heads in ("mean", "max"):  # one network and seed twice, as Table 3 counts
         write_record(records / "heads", 0.7, **GATED | {"source": "dino-tiny", "heads": heads})
     page = build()
