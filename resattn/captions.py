@@ -49,6 +49,17 @@ CAPTIONS = {
         "intervals; filled where the interval leaves zero out.",
         "controls/{subject}-*.json",
     ),
+    "search-landscape-*": Caption(
+        "Search over learning rate and weight decay: {subject}",
+        "Colour is the validation accuracy after the last epoch. Round marks are random points, squares the grid around the best "
+        "of them, the ring is the best of all. No trial sees the test split.",
+        "search/*.json",
+    ),
+    "search-slices-*": Caption(
+        "Validation accuracy by learning rate: {subject}",
+        "Every mark is a trial, of whatever weight decay; lines join the grid's trials at the best one's weight decay.",
+        "search/*.json",
+    ),
     "scaling": Caption(
         "What a training step costs",
         "Seconds and peak memory by batch size and by image size, measured by python -m benchmarks.scaling.",

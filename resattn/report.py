@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from resattn.config import PRESETS
 from resattn.files import atomic_write
 from resattn.pages import notebook_title, templates, write_page
 from resattn.results import NOT_MEASURED, PAPER_TABLE3, load_records, main_records, table3
-from resattn.summary import facts_of, groups_of
+from resattn.search_results import answers, load_searches
+from resattn.summary import comparisons_of, facts_of, groups_of
 
 
 def build_report(records: Path | str, figures: Path | str, notebooks: Path | str, out: Path | str) -> Path:
@@ -36,8 +38,11 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
     """
     records, figures, notebooks, out = map(Path, (records, figures, notebooks, out))
     runs = load_records(records)
+    groups, parts = groups_of(runs), _parts(records, out)
     pages, pictures = _write_pages(notebooks, out), _pictures(figures)
-    groups = groups_of(runs)
+    targets = {f"notebooks/{page['name'][:2]}": page["href"] for page in reversed(pages)} | {"results": "#records"}
+    targets |= {f"figures/{path.stem}": f"#{path.stem}" for path in pictures}
+    targets |= {f"results/{part['name']}": f"#part-{i}" for i, part in enumerate(parts, 1)}
     content = {
         "name": _shown(records),
         "runs": _listed(runs, records, out),
@@ -47,8 +52,8 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
         "paper": list(PAPER_TABLE3),
         "datasets": list(dict.fromkeys(column.rpartition(" (")[0] for column in table3(runs))),
         "not_measured": NOT_MEASURED,
-        "claims": _claims(records, pages, pictures),
-        "parts": _parts(records, out),
+        "claims": _claims(records, targets),
+        "parts": parts,
         "figures": [_figure(path, records, runs, out) for path in pictures],
         "pages": pages,
     }
@@ -64,10 +69,8 @@ def newest_records() -> Path:
     return newest if ages[newest] else paths.RESULTS
 
 
-def _claims(records: Path, pages: list[dict], pictures: list[Path]) -> list[dict]:
-    """The rows of the claim table, with links into the report instead of the checkout where it holds what they lead to."""
-    targets = {f"notebooks/{page['name'][:2]}": page["href"] for page in reversed(pages)}
-    targets |= {f"figures/{path.stem}": f"#{path.stem}" for path in pictures} | {"results": "#records"}
+def _claims(records: Path, targets: dict[str, str]) -> list[dict]:
+    """The rows of the claim table; a link in them leads into the report where that holds what it leads to, by ``targets``."""
 
     def link(match: re.Match) -> str:
         path = Path(match[2])
@@ -83,17 +86,22 @@ def _claims(records: Path, pages: list[dict], pictures: list[Path]) -> list[dict
 
 
 def _parts(records: Path, out: Path) -> list[dict]:
-    """Records in folders below the main one, such as controls: as tables, or as a list where there is no telling how to group them."""
+    """What folders below the main one hold: runs, or searches; other files, and runs nobody can group, are only linked."""
     parts = []
     for folder in sorted({path.parent for path in records.rglob("*.json")} - {records}):
         name = folder.relative_to(records).as_posix()
-        part = {"name": name, "text": PARTS.get(name, ""), "groups": [], "runs": [], "files": []}
-        try:
+        part = {"name": name, "text": PARTS.get(name, ""), "groups": [], "comparisons": [], "searches": [], "runs": []}
+        part["files"] = [_copy_record(path, records, out) for path in sorted(folder.glob("*.json"))]
+        with contextlib.suppress(ValueError):
             runs = load_records(folder)
             part["runs"] = _listed(runs, records, out)
-            part["groups"] = groups_of(runs)
-        except ValueError:  # of another kind, or several runs of one network and seed
-            part["files"] = [_copy_record(path, records, out) for path in sorted(folder.glob("*.json"))]
+            part |= {"groups": groups_of(runs), "comparisons": comparisons_of(runs)}
+        with contextlib.suppress(ValueError):
+            groups = load_searches(folder).groupby(["dataset", "protocol"])
+            part["searches"] = [
+                {"dataset": dataset, "protocol": protocol, "trials": len(trials), "answers": answers(trials)}
+                for (dataset, protocol), trials in groups
+            ]
         parts.append(part)
     return parts
 

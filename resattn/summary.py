@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from resattn.comparisons import QUESTIONS, differences
 from resattn.config import PRESETS
 from resattn.progress import clock
 from resattn.results import (
@@ -17,6 +18,7 @@ from resattn.results import (
     format_interval,
     main_records,
     paired_differences,
+    variant_order,
 )
 
 _AGAINST = (BASELINE, "printed a=0")  # the true baseline, and the comparison that the paper made
@@ -55,11 +57,27 @@ def groups_of(runs: pd.DataFrame) -> list[Group]:
         ValueError: two records are the same network, maps, seed and settings.
     """
     table3 = set(main_records(runs[runs["full"].astype(bool) | ~runs["dataset"].isin(PAPER_TABLE3)])["path"])
+    # A network's name tells maps of other weights or heads apart where they matter.
+    maps = [name.partition(", ")[2] or source for name, source in zip(runs["network"], runs["source"], strict=True)]
     groups = [
         _group(dataset, protocol, part, set(part["path"]) <= table3)
-        for (dataset, protocol), part in runs.groupby(["dataset", "protocol"], sort=True)
+        for (dataset, protocol), part in runs.assign(source=maps).groupby(["dataset", "protocol"], sort=True)
     ]
     return sorted(groups, key=lambda group: (group.dataset not in PAPER_TABLE3, not group.counts))
+
+
+def comparisons_of(runs: pd.DataFrame) -> list[dict]:
+    """The questions that controls answer, for each data set with the "dataset", the "question" and its "rows", as in a Group.
+
+    Raises:
+        ValueError: two records are the same network, seed and settings.
+    """
+    table = differences(runs)
+    table["dataset"] = [f"{row.dataset}, {_short(row.protocol)}" for row in table.itertuples()]
+    return [
+        {"dataset": dataset, "question": QUESTIONS[question], "rows": _plotted(rows.to_dict("records"))}
+        for (dataset, question), rows in table.groupby(["dataset", "question"], sort=False)
+    ]
 
 
 def facts_of(runs: pd.DataFrame) -> dict[str, str]:
@@ -106,12 +124,10 @@ def _group(dataset: str, protocol: str, runs: pd.DataFrame, counts: bool) -> Gro
     for row in accuracy:
         row["text"] = format_interval(row["mean"], row["half"], row["seeds"])
         row["source"] = _maps(row["source"])
-    widths = f", widths {'-'.join(map(str, config['widths']))}" if "widths" in config else ""
     return Group(
         dataset,
         settings,
-        f"{config['epochs']} epochs, {config['image_size']} pixels, batch {config['batch_size']}, "
-        f"learning rate {config['lr']:g}, {config['schedule']} schedule{widths}",
+        _short(protocol),
         protocol,
         sorted(runs["source"].dropna().unique()),
         list(dict.fromkeys(row["variant"] for row in accuracy)),
@@ -123,15 +139,32 @@ def _group(dataset: str, protocol: str, runs: pd.DataFrame, counts: bool) -> Gro
     )
 
 
+def _short(protocol: str) -> str:
+    """The settings one asks for first, in words."""
+    settings = dict(part.split("=") for part in protocol.split(", "))
+    return "{epochs} epochs, {image_size} pixels, batch {batch_size}, learning rate {lr}, {schedule} schedule".format(
+        **settings
+    )
+
+
 def _differences(runs: pd.DataFrame, against: str) -> list[dict]:
-    rows = paired_differences(runs, against).to_dict("records")
+    """Differences to ``against``, source by source: networks with other maps are no pair."""
+    sources = list(dict.fromkeys(runs["source"].dropna())) or [None]
+    tables = [paired_differences(runs[runs["source"].isna() | (runs["source"] == s)], against) for s in sources]
+    rows = {(row["variant"], _maps(row["source"])): row for table in tables for row in table.to_dict("records")}
+    order = variant_order(variant for variant, _ in rows)
+    chosen = [row | {"source": maps} for (_, maps), row in rows.items()]
+    return _plotted(sorted(chosen, key=lambda row: order.index(row["variant"])))
+
+
+def _plotted(rows: list[dict]) -> list[dict]:
+    """Rows with "mean" and "half" in words, and as positions in a plot 100 wide that they share."""
     for row in rows:
         known = math.isfinite(row["half"])  # a single seed has no interval
         half = row["half"] if known else 0.0
         row |= {"low": row["mean"] - half, "middle": row["mean"], "high": row["mean"] + half, "zero": 0.0}
         row["text"] = signed(row["mean"]) + (f" ± {row['half']:.2f}" if known else "")
         row["interval"], row["apart"] = known, known and (row["low"] > 0 or row["high"] < 0)
-        row["source"] = _maps(row["source"])
     ends = [0.0, *(row[end] for row in rows for end in ("low", "high"))]
     left, span = min(ends), (max(ends) - min(ends)) or 1.0
     for row in rows:
