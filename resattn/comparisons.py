@@ -132,11 +132,19 @@ def conclusion(table: pd.DataFrame, question: str) -> str:
         for row in chosen.itertuples()
         if (said := verdict(row.mean, row.half)) in ("higher", "lower")
     ]
-    if not len(chosen):
-        return "No records yet."
     if not told:
         return f"None of {len(chosen)} intervals leaves 0 out: nothing is told apart here."
     return f"{len(told)} of {len(chosen)} intervals leave 0 out: {'; '.join(told)}."
+
+
+def answer(tables: dict[str, pd.DataFrame], question: str) -> str:
+    """Conclusion and sentences for every data set that has a comparison of this question."""
+    answers = [
+        f"{dataset}: {conclusion(table, question)}\n{sentences(table, question)}"
+        for dataset, table in tables.items()
+        if question in set(table["question"])
+    ]
+    return "\n\n".join(answers) or "No records yet."
 
 
 def control_figures(records: pd.DataFrame) -> dict[str, Figure]:

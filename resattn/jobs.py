@@ -20,7 +20,13 @@ _PARAMETERS_OF_A_RUN = (
 )  # fmt: skip
 # Training images a second at 224 pixels, batch 128, on two cores of an AMD EPYC without AVX-512 (seen; a rough guide elsewhere).
 _CPU_RATE = {"masked": 170, "plain": 390}
-_OTHER_SECONDS = {"01_attention_maps": 12, "02_architecture": 12, "04_figures": 12, "05_hyperparameters": 25}
+_OTHER_SECONDS = {
+    "01_attention_maps": 12,
+    "02_architecture": 12,
+    "04_figures": 12,
+    "05_hyperparameters": 25,
+    "06_controls": 30,
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
     check_changes(changes, defaults)
     folder = paths.RUNS / profile
     where = {"records": _below_root(folder / "records"), "figures": _below_root(folder / "figures")}
+    where["controls"] = _below_root(paths.RESULTS / "controls")
     datasets = [dataset] if dataset else DATASETS[profile]
 
     def job(name: str, notebook: str, stage: int, **parameters: Any) -> Job:
@@ -115,7 +122,7 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
                         f"03-{Path(name).name}-{label}-seed{seed}", "03_training", 1, dataset=name, seed=seed, **variant
                     )
                 )
-    jobs += [job("04", "04_figures", 2), job("05", "05_hyperparameters", 2)]
+    jobs += [job("04", "04_figures", 2), job("05", "05_hyperparameters", 2), job("06", "06_controls", 2)]
     return _without_doubles(jobs)
 
 

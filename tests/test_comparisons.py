@@ -7,6 +7,7 @@ from resattn.comparisons import (
     COMPARISONS,
     QUESTIONS,
     accuracy_by_network,
+    answer,
     by_data_set,
     conclusion,
     control_figures,
@@ -85,7 +86,18 @@ def test_the_conclusion_names_what_is_told_apart(records):
         "2 of 2 intervals leave 0 out: gated a=1: oracle − uniform is higher; gated a=1, oracle − ResNet8 is higher."
     )
     assert conclusion(table.assign(half=99), "oracle").startswith("None of 2 intervals leaves 0 out")
-    assert conclusion(table, "heads") == "No records yet."
+
+
+def test_an_answer_leaves_out_data_sets_that_have_none(records):
+    write_record(records, 0.4, dataset="cifar10", model="resnet8")
+    write_record(records, 0.6, dataset="cifar10", model="resnet8-eca")
+    tables = {dataset: differences(own) for dataset, own in by_data_set(load_records(records)).items()}
+    assert answer(tables, "oracle").startswith("shapes: 2 of 2 intervals")
+    assert answer(tables, "modules").splitlines() == [
+        "cifar10: None of 1 intervals leaves 0 out: nothing is told apart here.",
+        "ECA-ResNet8 − ResNet8  +20.00 (1)  one seed",
+    ]
+    assert answer(tables, "heads") == "No records yet."
 
 
 def test_of_several_protocols_the_one_with_most_records_counts(records):

@@ -45,12 +45,13 @@ def test_planning_imports_no_torch():
 
 def test_demo_covers_three_strengths_two_forms_baseline_and_two_seeds():
     jobs = names("demo")
-    assert len(jobs) == 2 + 2 * 7 + 2
+    assert len(jobs) == 2 + 2 * 7 + 3
     assert {
         "01-shapes",
         "02",
         "04",
         "05",
+        "06",
         "03-shapes-resnet8-seed1",
         "03-shapes-printed-a0.5-seed0",
         "03-shapes-gated-a1-seed1",
@@ -81,7 +82,7 @@ def test_without_profile_the_reason_is_said(tmp_path):
 def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
     answer = run(tmp_path, "--profile", "demo", "--dry-run")
     assert answer.stdout.count("about") > 10
-    assert "18 jobs, 0 finished" in answer.stdout
+    assert "19 jobs, 0 finished" in answer.stdout
     assert not list(tmp_path.iterdir())
 
 
