@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resattn.controls import SAME_COMPUTE, SAME_PARAMETERS
-from resattn.results import BASELINE, PAPER_TABLE3, mean_interval, paired_difference
+from resattn.figures import put_title
+from resattn.results import BASELINE, PAPER_TABLE3, describe_protocol, mean_interval, paired_difference
 
 QUESTIONS = {
     "content": "Does the content of the map matter?",
@@ -153,9 +154,9 @@ def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
     for dataset, runs in by_data_set(records).items():
         table = differences(runs)
         if len(table):
-            reduced = dataset in PAPER_TABLE3 and not runs["full"].all()
+            reduced = ", reduced protocol" if dataset in PAPER_TABLE3 and not runs["full"].all() else ""
             figures[f"controls-{dataset}"] = forest_figure(
-                table, f"{dataset}, reduced protocol" if reduced else dataset
+                table, f"{dataset}{reduced}\n{describe_protocol(runs.assign(source=None))}"
             )
     return figures
 
@@ -191,7 +192,8 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
     ticks = [tick for tick in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
     ax.minorticks_off()
-    ax.set(xlabel="difference in test accuracy (percentage points)", title=title, xlim=(low, high))
+    ax.set(xlabel="difference in test accuracy (percentage points)", xlim=(low, high))
+    put_title(ax, title)
     ax.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure

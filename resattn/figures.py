@@ -224,7 +224,7 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
     ax.set_ylim(len(variants) - 0.5, -0.7)
     low, high = ax.get_xlim()
     ax.set(xlabel="test accuracy (%)", xlim=(max(low, 0), min(high, 100)))
-    _put_title(ax, title)
+    put_title(ax, title)
     ax.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
@@ -251,7 +251,7 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
                 **style,
             )
     axes[0].set(xlabel="epoch", ylabel="training loss (nats)")
-    _put_title(axes[0], title)
+    put_title(axes[0], title)
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
     for ax in axes:
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -298,7 +298,7 @@ def history_figure(history: list[dict], n_epochs: int | None = None) -> Figure:
     return figure
 
 
-def _put_title(ax: Axes, title: str) -> None:
+def put_title(ax: Axes, title: str) -> None:
     """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
     first, _, rest = title.partition("\n")
     ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold")

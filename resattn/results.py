@@ -196,7 +196,8 @@ def describe_protocol(records: pd.DataFrame) -> str:
     sources = ", ".join(sorted(set(records["source"].dropna())))
     names = {"image_size": "{} pixels", "epochs": "{} epochs", "batch_size": "batch {}", "lr": "learning rate {}"}
     said = [text.format(settings[name]) for name, text in names.items()]
-    return ", ".join([f"maps {sources}", *said, f"{settings['schedule']} schedule"])
+    maps = [f"maps {sources}"] if sources else []
+    return ", ".join([*maps, *said, f"{settings['schedule']} schedule"])
 
 
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
