@@ -65,7 +65,7 @@ def search(
                 _measure(plan, data, queue, *claimed)
                 _record(plan, queue, out)
                 done = sum(point.name in queue.done() for point in points)
-                print(f"    {done} of {len(points)} points of this stage are done", flush=True)
+                print(f"  ({done} of {len(points)})", flush=True)
             else:
                 time.sleep(_WAIT)
     return _record(plan, queue, out)
@@ -99,14 +99,14 @@ def _measure(plan: SearchPlan, data: Dataset, queue: PointQueue, trial: Trial, p
                     trial.report(entry["val_acc"], epoch)
                 queue.study.tell(trial, outcome["epochs"][-1]["val_acc"])
     except UpdateFinishedTrialError:
-        print("given to another worker, because this one was silent for too long")
+        print("given to another worker, because this one was silent for too long", end="")
         return
     except BaseException:
         queue.give_up(trial)
         raise
     queue.checkpoint(point).unlink(missing_ok=True)
     result = "diverged" if outcome["diverged"] else f"val acc {100 * outcome['epochs'][-1]['val_acc']:5.1f} %"
-    print(f"{result}  {clock(time.monotonic() - start)}", flush=True)
+    print(f"{result}  {clock(time.monotonic() - start)}", end="")
 
 
 def _train(config: TrainConfig, data: Dataset, checkpoint: Path) -> dict:
