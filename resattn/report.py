@@ -95,7 +95,8 @@ def _parts(records: Path, out: Path) -> list[dict]:
         with contextlib.suppress(ValueError):
             runs = load_records(folder)
             part["runs"] = _listed(runs, records, out)
-            part |= {"groups": groups_of(runs), "comparisons": comparisons_of(runs)}
+            part["groups"] = groups_of(runs)
+            part["comparisons"] = comparisons_of(runs) if name == "controls" else []
         with contextlib.suppress(ValueError):
             groups = load_searches(folder).groupby(["dataset", "protocol"])
             part["searches"] = [

@@ -1,5 +1,7 @@
 """The report in a browser, built from the committed records and figures: nothing missing, nothing cut off, light and dark."""
 
+import json
+
 import pytest
 
 from resattn import paths
@@ -22,6 +24,13 @@ def missing_images(page):
 def sideways(page):
     """How many pixels the page is wider than its window."""
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def pictures_in(notebook):
+    """How many outputs of an executed notebook are pictures."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
 def lightness(page, selector):
@@ -67,6 +76,6 @@ def test_notebooks_open_whole_from_the_report(open_page, report, name):
     page.wait_for_url(f"**/{name}.html")
     assert page.complaints == []
     assert missing_images(page) == []
-    assert page.locator("img").count() > 0
+    assert page.locator("img").count() == pictures_in(paths.NOTEBOOKS / f"{name}.ipynb")
     assert sideways(page) <= 0
     assert "$" not in "".join(page.locator(".text_cell").all_inner_texts()), "formulas are MathML"
