@@ -47,9 +47,10 @@ def attention_maps(
         source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", the same of a small ViT that travels with the
             package, self-distilled on ``shapes`` (:mod:`resattn.dino`), 8x8 for 32x32 images; "saliency", colour contrast against the image's border,
             without any training; controls "uniform" (ones), "center" (a Gaussian), "shuffled" (another image's map of source
-            ``base``); "oracle", the true object masks of data sets that have them.
+            ``base``); "oracle", the true object masks of data sets that have them, and "box", the upright rectangle
+            around each, which tells where the object is but not what outline it has.
         heads: how a ViT's heads become one map: "mean" (default), "max", an index, or "all" for one channel a head.
-        masks: float (N, 1, h, w), needed by "oracle" alone.
+        masks: float (N, 1, h, w), needed by "oracle" and "box" alone.
         base: the source that "shuffled" shuffles.
         model: name of any timm VisionTransformer with a class token, for "dino" alone.
         weights: for "dino": "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
@@ -81,11 +82,11 @@ def attention_maps(
         return torch.ones(n, 1, MAP_SIZE, MAP_SIZE)
     if source == "center":
         return _gaussian_map().expand(n, 1, -1, -1).clone()
-    if source == "oracle":
+    if source in ("oracle", "box"):
         if masks is None or len(masks) != n:
             given = "None" if masks is None else f"{len(masks)}"
-            raise ValueError(f"masks must hold one true mask an image for source='oracle' ({n} images), got {given}")
-        return masks.float()
+            raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
+        return masks.float() if source == "oracle" else bounding_box(masks)
     if source == "shuffled":
         if base not in set(ATTENTION_SOURCES) - {"shuffled", "uniform", "center"}:
             raise ValueError(f"base must be a source whose maps differ between images, got {base!r}")
@@ -178,6 +179,19 @@ def min_max(maps: Tensor) -> Tensor:
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     span = high - low
     return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), 0)
+
+
+def bounding_box(masks: Tensor) -> Tensor:
+    """The smallest upright rectangle that holds all of a mask above one half: float32 (N, 1, h, w), 1 inside it and 0 outside."""
+    inside = masks > 0.5
+    rows, columns = inside.any(3, keepdim=True), inside.any(2, keepdim=True)
+
+    def between(hit: Tensor, dim: int) -> Tensor:
+        seen = hit.long().cummax(dim).values
+        seen_backwards = hit.long().flip(dim).cummax(dim).values.flip(dim)
+        return seen * seen_backwards
+
+    return (between(rows, 2) * between(columns, 3)).float()
 
 
 def object_focus(maps: Tensor, masks: Tensor) -> dict[str, float]:

@@ -151,7 +151,7 @@ def _content(records: pd.DataFrame, results: Path) -> tuple[str, str, str]:
     said, judged = [], []
     for dataset, pairs in {
         "cifar10": [("saliency", "uniform"), ("saliency", "shuffled")],
-        "shapes": [("saliency", "uniform"), ("dino-tiny", "uniform"), ("oracle", "uniform")],
+        "shapes": [("saliency", "uniform"), ("dino-tiny", "uniform"), ("box", "uniform"), ("oracle", "uniform")],
     }.items():
         table = differences(runs[runs["dataset"] == dataset])
         for one, other in pairs:
@@ -159,7 +159,7 @@ def _content(records: pd.DataFrame, results: Path) -> tuple[str, str, str]:
             for row in chosen.itertuples():
                 points = f"{_signed(row.mean, row.half)} points ({row.seeds} seeds)"
                 said.append(f"{_NAMES[dataset]}, {one} − {other}: {points}")
-                if one != "oracle":
+                if one not in ("oracle", "box"):
                     judged.append(verdict(row.mean, row.half, 0) == "holds")
     if not said:
         return NOT_MEASURED, NOT_MEASURED, "[06](notebooks/06_controls.ipynb)"

@@ -45,6 +45,8 @@ COMPARISONS = [
             ("content", "dino", "uniform"),
             ("oracle", "oracle", "uniform"),
             ("oracle", "oracle", "saliency"),
+            ("oracle", "box", "uniform"),
+            ("oracle", "oracle", "box"),
         )
         for form in ("gated", "printed")
     ),

@@ -26,7 +26,7 @@ PROTOCOLS = {"shapes": DEMO | {"epochs": 6, "source": "saliency"}}
 SAME_PARAMETERS, SAME_COMPUTE = (18, 36, 71), (21, 42, 83)
 # Made by python -m resattn.dino --heads 4: dino-tiny itself has one head.
 FOUR_HEADS = str(Path(__file__).parent / "weights" / "dino-tiny-4heads.safetensors")
-_ONLY_SHAPES = {"dino-tiny", "oracle"}  # a ViT that saw nothing else, and the true masks
+_ONLY_SHAPES = {"dino-tiny", "oracle", "box"}  # a ViT that saw nothing else, and the true masks
 
 
 class Control(NamedTuple):
@@ -51,6 +51,7 @@ CONTROLS = [
     ),
     Control("parts", {"form": "scaled", "a": 1.0}),
     Control("parts", {"form": "unmasked", "a": 1.0}),
+    *(Control("content", _with_masks(form, "box")) for form in ("gated", "printed")),
     *(Control("modules", {"model": f"resnet8-{name}"}) for name in ATTENTION_MODULES),
     Control("size", {"model": "resnet8", "widths": SAME_PARAMETERS}),
     Control("size", {"model": "resnet8", "widths": SAME_COMPUTE}),

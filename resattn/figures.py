@@ -302,6 +302,8 @@ def put_title(ax: Axes, title: str) -> None:
     """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
     first, _, rest = title.partition("\n")
     ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold")
+    if not rest:
+        return
     note = ax.annotate(
         rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8, color="#555555"
     )

@@ -198,6 +198,20 @@ def test_shuffled_can_start_from_another_source():
     assert sorted(map(float, shuffled.sum((1, 2, 3)))) == sorted(map(float, masks.sum((1, 2, 3))))
 
 
+def test_box_is_the_rectangle_around_the_mask():
+    masks = torch.zeros(2, 1, 6, 6)
+    masks[0, 0, 1, 2] = masks[0, 0, 3, 4] = 1
+    masks[0, 0, 5, 5] = 0.4  # less than half of the pixel: outside
+    masks[1, 0, 2, 0] = 1
+    boxes = attention_maps(images_of(2), "box", masks=masks)
+    expected = torch.zeros(2, 1, 6, 6)
+    expected[0, 0, 1:4, 2:5] = 1
+    expected[1, 0, 2, 0] = 1
+    assert torch.equal(boxes, expected)
+    with pytest.raises(ValueError, match="source='box'"):
+        attention_maps(images_of(2), "box")
+
+
 def test_oracle_is_the_masks(shapes):
     _, test = dataset_maps(shapes, "oracle")
     assert test.equal(shapes.test.masks)
