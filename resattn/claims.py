@@ -104,17 +104,15 @@ def verdict(mean: float, half: float, claimed: float) -> str:
 def _gains(
     records: pd.DataFrame, dataset: str, form: str, base: str, paper: dict[float, float]
 ) -> tuple[str, str, str]:
-    said, judged = [], NOT_MEASURED
+    said, judged = [], []
     for a in (0.5, 1.0):
         seeds, mean, half = _difference(records, dataset, f"{form} a={a:g}", base, "test_acc")
         if seeds:
             said.append(f"*a* = {a:g}: {_signed(mean, half)} points")
-            judged = verdict(mean, half, paper[a] - paper[0.0])
-    return (
-        "; ".join(said) + _protocol(records, dataset) if said else NOT_MEASURED,
-        judged,
-        _evidence("accuracy", dataset),
-    )
+            judged.append(f"*a* = {a:g}: {verdict(mean, half, paper[a] - paper[0.0])}")
+    if not said:
+        return NOT_MEASURED, NOT_MEASURED, _evidence("accuracy", dataset)
+    return "; ".join(said) + _protocol(records, dataset), "; ".join(judged), _evidence("accuracy", dataset)
 
 
 def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
@@ -199,7 +197,8 @@ def _signed(mean: float, half: float) -> str:
 def _protocol(records: pd.DataFrame, dataset: str) -> str:
     runs = records[records["dataset"] == dataset]
     kind = "paper's settings" if runs["full"].all() else "reduced protocol"
-    return f" ({kind}, {runs['seed'].nunique()} seeds)"
+    seeds = runs["seed"].nunique()
+    return f" ({kind}, {seeds} seed{'s' if seeds > 1 else ''})"
 
 
 def _evidence(figure: str, dataset: str) -> str:
