@@ -1,5 +1,6 @@
 """What one training run is: its settings, its presets, and the name that follows from them. Imports nothing heavy."""
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -147,6 +148,31 @@ class TrainConfig:
         settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
         model = [self.model] if self.model == "resnet8" else [self.form, f"a{self.a:g}", self.source]
         return "-".join([Path(self.dataset).name, *model, f"seed{self.seed}", settings])
+
+
+def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    """Give a command an option for each setting, and one for the preset they change."""
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from these settings; options below change them")
+    kinds = {"int": int, "float": float, "int | None": int, "bool | None": _yes_or_no}
+    for field in dataclasses.fields(TrainConfig):
+        if field.name not in without:
+            kind = kinds.get(str(getattr(field.type, "__name__", field.type)), str)
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
+
+
+def chosen_settings(options: dict[str, Any]) -> TrainConfig:
+    """The settings that the options of :func:`add_settings` ask for; ValueError where one is not allowed."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    changes = {name: value for name, value in options.items() if name in names and value is not None}
+    if str(changes.get("heads", "")).lstrip("-").isdigit():
+        changes["heads"] = int(changes["heads"])
+    return TrainConfig.preset(options["preset"], **changes) if options["preset"] else TrainConfig(**changes)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"must be yes or no, got {text!r}")
+    return text == "yes"
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ there and, on the CPU, ends with the same weights, bit for bit, as one that was 
 """
 
 import argparse
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from resattn import paths
 from resattn.attention import dataset_maps
 from resattn.augment import augment, normalise
-from resattn.config import PRESETS, TrainConfig
+from resattn.config import TrainConfig, add_settings, chosen_settings
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.environment import code_revision, describe_environment, has_fast_bfloat16, keep_freed_memory
 from resattn.files import atomic_write, write_json
@@ -315,32 +314,18 @@ def _print_epoch(n_epochs: int) -> EpochCallback:
     return show
 
 
-def _yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise argparse.ArgumentTypeError(f"must be yes or no, got {text!r}")
-    return text == "yes"
-
-
 def main(argv: list[str] | None = None) -> None:
     """Train one network from the shell and write its record."""
     parser = argparse.ArgumentParser(prog="python -m resattn.train", description=main.__doc__)
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from these settings; options below change them")
     parser.add_argument("--records", type=Path, default=paths.RUNS / "records", help="folder for the record")
-    for field in dataclasses.fields(TrainConfig):
-        kinds = {"int": int, "float": float, "int | None": int, "bool | None": _yes_or_no}
-        kind = kinds.get(str(getattr(field.type, "__name__", field.type)), str)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, help=f"default {field.default}")
+    add_settings(parser)
     options = vars(parser.parse_args(argv))
-    preset, records = options.pop("preset"), options.pop("records")
-    changes = {name: value for name, value in options.items() if value is not None}
-    if str(changes.get("heads", "")).lstrip("-").isdigit():
-        changes["heads"] = int(changes["heads"])
     try:
-        config = TrainConfig.preset(preset, **changes) if preset else TrainConfig(**changes)
+        config = chosen_settings(options)
         record = train(config)
     except (ValueError, OSError, FloatingPointError) as error:
         parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
-    path = write_json(records / f"{config.slug}.json", record)
+    path = write_json(options["records"] / f"{config.slug}.json", record)
     metrics = record["metrics"]
     print(
         f"test accuracy {100 * metrics['test_acc']:.2f} % (best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
