@@ -60,8 +60,7 @@ def search(
         while missing := [point for point in points if point.name not in queue.done()]:
             if time.monotonic() > deadline:
                 return _record(plan, queue, out)
-            queue.request(missing)
-            if claimed := queue.claim():
+            if claimed := queue.claim(missing):
                 _measure(plan, data, queue, *claimed)
                 _record(plan, queue, out)
                 done = sum(point.name in queue.done() for point in points)

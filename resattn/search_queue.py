@@ -7,7 +7,7 @@ however many workers ask for it, and one whose worker died is measured again.
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,23 +58,26 @@ class PointQueue:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.patience = patience
 
-    def request(self, points: Iterable[Point]) -> None:
-        """Ask for those points that are neither waiting nor running nor done; a dead worker's count as none of these."""
-        self._release_dead()
-        known = {trial.user_attrs["point"]["name"] for trial in self._trials() if trial.state != TrialState.FAIL}
-        for point in points:
-            if point.name not in known:
-                about = asdict(point) | {"name": point.name}
-                self.study.enqueue_trial({"lr": point.lr, "weight_decay": point.weight_decay}, {"point": about})
+    def claim(self, points: Sequence[Point]) -> tuple[Trial, Point] | None:
+        """The first of ``points`` that is neither waiting nor running nor done, now this worker's alone; None where there is none.
 
-    def claim(self) -> tuple[Trial, Point] | None:
-        """The first waiting point, now this worker's alone; None where none waits."""
-        while any(trial.state == TrialState.WAITING for trial in self._trials()):
+        A dead worker's points count as none of these. A point left waiting by a worker that died on its way here comes first.
+        """
+        self._release_dead()
+        while True:
+            trials = self._trials()
+            if not any(trial.state == TrialState.WAITING for trial in trials):
+                known = {trial.user_attrs["point"]["name"] for trial in trials if trial.state != TrialState.FAIL}
+                wanted = next((point for point in points if point.name not in known), None)
+                if wanted is None:
+                    return None
+                about = asdict(wanted) | {"name": wanted.name}
+                self.study.enqueue_trial({"lr": wanted.lr, "weight_decay": wanted.weight_decay}, {"point": about})
             trial = self.study.ask()
             about = dict(trial.user_attrs.get("point", {}))
             name = about.pop("name", None)
-            # Two workers can ask for the same point at the same moment: of such twins the first counts. And when another
-            # worker takes the last one that waits, Optuna makes up a trial of its own.
+            # Two workers can want the same point at the same moment: of such twins the first counts. And when another worker
+            # takes the last one that waits, Optuna makes up a trial of its own.
             if name is None or any(twin.number < trial.number for twin in self._trials(name)):
                 self.give_up(trial)
                 continue
@@ -83,7 +86,6 @@ class PointQueue:
                 value = getattr(point, parameter)
                 trial.suggest_float(parameter, min(value, 1e-6), max(value, 1.0), log=True)
             return trial, point
-        return None
 
     @contextlib.contextmanager
     def alive(self, trial: Trial) -> Iterator[None]:

@@ -153,7 +153,7 @@ def test_of_two_equal_requests_one_is_measured(tmp_path):
     for point in points * 2:  # what two workers do that ask at the same moment
         about = dataclasses.asdict(point) | {"name": point.name}
         workers[0].study.enqueue_trial({"lr": point.lr, "weight_decay": point.weight_decay}, {"point": about})
-    claimed = [workers[k % 2].claim() for k in range(4)]
+    claimed = [workers[k % 2].claim([]) for k in range(4)]
     assert [one[1] for one in claimed if one] == points
     assert claimed[0][0].params == {"lr": 0.1, "weight_decay": 1e-3}
 
@@ -161,16 +161,13 @@ def test_of_two_equal_requests_one_is_measured(tmp_path):
 def test_a_trial_whose_worker_died_is_measured_again_but_a_living_one_is_left_alone(tmp_path):
     dead, living = (PointQueue(tmp_path / "s.journal", "study", patience=0.4) for _ in range(2))
     point = Point("random", 0.1, 1e-3, 0)
-    living.request([point])
-    trial, _ = dead.claim()
+    trial, _ = dead.claim([point])
     with dead.alive(trial):
         time.sleep(0.8)
-        living.request([point])
-        assert living.claim() is None
-    living.request([point])  # notices that there is no sign of life
+        assert living.claim([point]) is None
+    assert living.claim([point]) is None, "no sign of life is noticed, but patience only starts"
     time.sleep(0.6)
-    living.request([point])
-    assert living.claim()[1] == point
+    assert living.claim([point])[1] == point
     assert [t.state for t in living.study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
 
 
@@ -208,9 +205,12 @@ def test_an_interrupted_trial_is_free_at_once(birds, tmp_path, monkeypatch):
         search(plan(birds), tmp_path / "s.journal")
     monkeypatch.undo()
     queue = PointQueue(tmp_path / "s.journal", plan(birds).name)
-    queue.request([plan(birds).random_point(0)])
-    claimed = [queue.claim()[1] for _ in range(5)]
-    assert plan(birds).random_point(0) in claimed
+    first = plan(birds).random_point(0)
+    trial, point = queue.claim([first])
+    assert point == first
+    queue.give_up(trial)
+    record = search(plan(birds, trials=1, grid=(1, 1), confirm=0), tmp_path / "s.journal")
+    assert [t["stage"] for t in record["trials"]] == ["random", "paper"], "what another plan wanted is not left to do"
 
 
 def test_a_diverged_trial_is_recorded_and_the_search_goes_on(birds, tmp_path, monkeypatch):
