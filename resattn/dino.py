@@ -1,4 +1,4 @@
-"""DINO: self-distillation without labels (Sec. 3.2), and the small ViT it made that travels with the package.
+"""DINO: self-distillation without labels (Sec. 3.2), which made the small ViT that travels with the package.
 
 A student and a teacher look at different crops of one image; the student learns to give the distribution (Eq. 2) that the
 teacher gives from another crop. The teacher is a moving average of the student. Also ``python -m resattn.dino``: stopped at
@@ -6,59 +6,50 @@ any moment and started again, a run goes on from its last epoch and, on the CPU,
 """
 
 import argparse
-import copy
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention import aggregate_heads, object_focus
+from resattn.checkpoint import load_checkpoint, save_checkpoint
 from resattn.crops import random_crops
 from resattn.data import Split, load_dataset, stratified_split
 from resattn.dino_model import PIXEL_MEAN, PIXEL_STD, DinoConfig, Network, add_options, build_vit, seeded
-from resattn.dino_model import tiny_vit as tiny_vit
 from resattn.environment import code_revision, describe_environment
-from resattn.files import atomic_write, digest, save_arrays, write_json
+from resattn.files import digest, save_arrays, write_json
 from resattn.shapes import make_shapes
-from resattn.vit import cls_attention, vit_input
+from resattn.train import find_device
+from resattn.vit import cls_attention, cls_features, knn_accuracy, vit_input
+
+_PARTS, _GENERATORS = ("student", "teacher", "optimiser"), ("order", "augmentation")
 
 
 def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callable[[dict], None] | None = None) -> dict:
     """Train a student and its teacher, and write the teacher's ViT to ``folder/vit.safetensors``.
 
-    Args:
-        config: the settings.
-        folder: where the checkpoint lives; one found there is continued. None means ``runs/dino/<slug>``.
-        on_epoch: called with each epoch's metrics; None prints them.
+    A checkpoint found in ``folder`` (None: ``runs/dino/<slug>``) is continued. ``on_epoch`` is called with each epoch's
+    metrics; None prints them. Returns the record (:meth:`Run.finish`), ready for JSON.
 
-    Returns:
-        The record, ready for JSON: "config"; "data", number and checksum of the training images; "metrics" with "epochs" (one
-        dict an epoch, see :meth:`_Run.train_epoch`), "collapse" (None or what happened), "images_seen", and,
-        where the data set has masks, "test": the focus on the object of "minmax" maps (what the network is fed) and of "raw"
-        attention, on the test split; "parameters"; "environment".
-
-    Raises:
-        ValueError: the data cannot be had as asked, or the checkpoint belongs to other settings.
-        FloatingPointError: the loss became infinite or NaN.
+    Raises: ValueError where data or checkpoint do not fit the settings, FloatingPointError where the loss is not finite.
     """
-    folder = Path(folder) if folder is not None else paths.RUNS / "dino" / config.slug
-    run = _Run(config)
+    folder = Path(folder or paths.RUNS / "dino" / config.slug)
+    run = Run(config)
     run.resume(folder / "checkpoint.pt")
     while len(run.history) < min(config.epochs, config.stop_after or config.epochs):
         run.train_epoch()
-        atomic_write(folder / "checkpoint.pt", lambda partial: torch.save(run.state(), partial))
+        save_checkpoint(folder / "checkpoint.pt", run.state())
         (on_epoch or _print_epoch)(run.history[-1])
         if what := collapse(run.history, config.prototypes):
             print(f"collapsed: {what}", flush=True)
-    record = run.finish()
-    arrays = {name: value.cpu().numpy() for name, value in run.teacher.vit.state_dict().items()}
+    arrays = {name: value.cpu().numpy() for name, value in run.teacher.module.vit.state_dict().items()}
     save_arrays(folder / "vit.safetensors", arrays, {"config": config.identity()})
-    return record
+    return run.finish()
 
 
 def probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -67,26 +58,22 @@ def probabilities(logits: Tensor, temperature: float) -> Tensor:
 
 
 def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
-    """Teacher distributions (n, K) that use all K prototypes equally often: rows and columns normalised in turn (Sinkhorn-Knopp)."""
+    """Teacher distributions (n, K) that use all K prototypes equally often: columns and rows normalised in turn."""
     shares = ((logits - logits.max()) / temperature).exp()
-    for _ in range(rounds):
-        shares = shares / shares.sum(0, keepdim=True).clamp_min(1e-12)
-        shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
+    for axis in (0, 1) * rounds:
+        shares = shares / shares.sum(axis, keepdim=True).clamp_min(1e-12)
     return shares
 
 
 def dino_loss(student_logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean cross entropy (nats) between the teacher's view and every other view of the student.
 
-    Args:
-        student_logits: float (V, B, K), the first views being those the teacher saw.
-        teacher: float (T, B, K), distributions, T <= V; no gradient flows into it.
-        temperature: of the student, in Eq. 2.
+    ``teacher`` holds distributions (T, B, K), without a gradient; ``student_logits`` (V, B, K) begins with the same T views.
     """
     log_student = (student_logits / temperature).log_softmax(-1)
-    entropy = -torch.einsum("tbk,vbk->tv", teacher.detach(), log_student) / teacher.shape[1]
-    other = ~torch.eye(*entropy.shape, dtype=torch.bool, device=entropy.device)
-    return entropy[other].mean()
+    pairs = -torch.einsum("tbk,vbk->tv", teacher.detach(), log_student) / teacher.shape[1]
+    other = ~torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
+    return pairs[other].mean()
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -96,22 +83,12 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 def collapse(history: list[dict], n_prototypes: int, epochs: int = 3) -> str | None:
     """What the last ``epochs`` epochs have in common if the run has collapsed, else None."""
-    last = history[-epochs:]
-    if len(last) < epochs:
-        return None
-    if all(entry["teacher_entropy"] > 0.99 * math.log(n_prototypes) for entry in last):
+    last, highest = history[-epochs:], math.log(n_prototypes)
+    if len(last) == epochs and min(entry["teacher_entropy"] for entry in last) > 0.99 * highest:
         return f"teacher entropy at ln {n_prototypes} for {epochs} epochs: every image gets the uniform distribution"
-    if all(entry["mean_entropy"] < 0.05 * math.log(n_prototypes) for entry in last):
+    if len(last) == epochs and max(entry["mean_entropy"] for entry in last) < 0.05 * highest:
         return f"entropy of the mean teacher at 0 for {epochs} epochs: every image gets the same prototype"
     return None
-
-
-def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20) -> float:
-    """Accuracy of the k nearest neighbours by cosine (n, D), each voting with weight exp(similarity / 0.07)."""
-    similarity, nearest = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).topk(k, 1)
-    votes = torch.zeros(len(queries), int(bank_labels.max()) + 1, device=queries.device)
-    votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
-    return float((votes.argmax(1) == labels).float().mean())
 
 
 def focus(vit: nn.Module, part: Split) -> dict:
@@ -122,17 +99,11 @@ def focus(vit: nn.Module, part: Split) -> dict:
     return {name: object_focus(value, part.masks) for name, value in maps.items()}
 
 
-def untrained_focus(config: DinoConfig, part: Split, n: int = 10) -> list[dict]:
-    """:func:`focus` of ``n`` untrained ViTs (seeds 0 to n - 1): what chance alone achieves, to judge a trained one by."""
-    return [focus(seeded(seed, lambda: build_vit(config)), part) for seed in range(n)]
-
-
-class _Run:
+class Run:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: DinoConfig):
-        self.config, self.revision = config, code_revision()
-        self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.config, self.revision, self.device = config, code_revision(), find_device(config.device)
         size = None if config.dataset in ("shapes", "cifar10", "cifar100") else config.image_size
         self.data = load_dataset(config.dataset, config.root, size=size)
         fit, val = stratified_split(self.data.train.labels, len(self.data.train) // 10, config.seed)
@@ -140,12 +111,12 @@ class _Run:
         self.pool = self.fit.images
         if config.dataset == "shapes" and config.drawn:
             self.pool = torch.from_numpy(make_shapes(config.drawn, 1000 + config.seed)[0])  # data.py uses seeds 1 and 2
-        if len(self.pool) < config.batch_size:
+        self.n_steps = len(self.pool) // config.batch_size  # in an epoch
+        if not self.n_steps:
             raise ValueError(f"batch_size must be at most the {len(self.pool)} images, got {config.batch_size}")
         self.student = seeded(config.seed, lambda: Network(config)).to(self.device)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        weights = [p for p in self.student.parameters() if p.ndim > 1]
-        others = [p for p in self.student.parameters() if p.ndim == 1]
+        self.teacher = ModelEmaV3(self.student).requires_grad_(False)
+        weights, others = ([p for p in self.student.parameters() if (p.ndim > 1) == many] for many in (True, False))
         self.optimiser = torch.optim.AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}])
         self.centre = torch.zeros(config.prototypes, device=self.device)
         self.order = torch.Generator().manual_seed(config.seed)
@@ -158,21 +129,16 @@ class _Run:
         They are "loss", "teacher_entropy" (of one distribution) and "mean_entropy" (of the distribution averaged over a
         batch) in nats, "knn_acc" on the validation part, "seconds", and with true masks "mass_ratio" and "peak_inside".
         """
-        start, c = time.perf_counter(), self.config
-        n_steps = len(self.pool) // c.batch_size
-        order = torch.randperm(len(self.pool), generator=self.order)[: n_steps * c.batch_size].view(n_steps, -1)
-        sums = torch.zeros(3, dtype=torch.float64)
-        for i, index in enumerate(order):
-            self._set_rates(len(self.history) + i / n_steps)
+        start, done, sums = time.perf_counter(), len(self.history), torch.zeros(3, dtype=torch.float64)
+        order = torch.randperm(len(self.pool), generator=self.order)[: self.n_steps * self.config.batch_size]
+        for i, index in enumerate(order.view(self.n_steps, -1)):
+            self._set_rates(done + i / self.n_steps)
             sums += self._step(self.pool[index].to(self.device))
             if not sums.isfinite().all():
-                raise FloatingPointError(
-                    f"loss became infinite or NaN in epoch {len(self.history) + 1}; lower lr={c.lr}"
-                )
-        names = ("loss", "teacher_entropy", "mean_entropy")
-        means = {name: float(value) / n_steps for name, value in zip(names, sums, strict=True)}
+                raise FloatingPointError(f"loss became infinite or NaN in epoch {done + 1}; lower lr={self.config.lr}")
+        means = dict(zip(("loss", "teacher_entropy", "mean_entropy"), (sums / self.n_steps).tolist(), strict=True))
         seconds = round(time.perf_counter() - start, 2)
-        self.history.append({"epoch": len(self.history) + 1, **means, **self.watch(), "seconds": seconds})
+        self.history.append({"epoch": done + 1, **means, **self.watch(), "seconds": seconds})
 
     def _set_rates(self, epoch: float) -> None:
         c, progress = self.config, epoch / self.config.epochs
@@ -180,28 +146,30 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = warm * cosine(c.lr, c.lr / 100, progress)
         self.optimiser.param_groups[0]["weight_decay"] = cosine(*c.weight_decay, progress)
-        self.momentum = cosine(*c.momentum, progress)
-        self.freeze_prototypes = epoch < c.freeze_epochs
+        self.teacher.decay = cosine(*c.momentum, progress)
+        self.student.prototypes.requires_grad_(epoch >= c.freeze_epochs)
 
     def _step(self, images: Tensor) -> Tensor:
         c = self.config
-        options = {"generator": self.augmentation, "jitter": c.jitter, "grey": c.grey, "swap": c.swap}
-        crops = [_normalise(random_crops(images, 2, c.global_size, c.global_area, **options))]
-        if c.local_crops:
-            crops.append(_normalise(random_crops(images, c.local_crops, c.local_size, c.local_area, **options)))
+        kinds = [(2, c.global_size, c.global_area), (c.local_crops, c.local_size, c.local_area)]
+        crops = [self._crops(images, *kind) for kind in kinds if kind[0]]
         with torch.no_grad():
             targets = self._targets(self.teacher(crops[:1]))
         logits = self.student(crops).view(2 + c.local_crops, len(images), -1)
         loss = dino_loss(logits, targets.view(2, len(images), -1), c.student_temperature)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        if self.freeze_prototypes:
-            self.student.prototypes.grad = None
-        nn.utils.clip_grad_norm_(self.student.parameters(), c.clip)
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - self.momentum)
-        return torch.stack([loss.detach(), _entropy(targets).mean(), _entropy(targets.mean(0))]).double().cpu()
+        self.teacher.update(self.student)
+        entropies = [torch.special.entr(shares).sum(-1).mean() for shares in (targets, targets.mean(0))]
+        return torch.stack([loss.detach(), *entropies]).double().cpu()
+
+    def _crops(self, images: Tensor, n: int, size: int, area: tuple[float, float]) -> Tensor:
+        """(n * B, 3, size, size), as the ViT takes them."""
+        c = self.config
+        crops = random_crops(images, n, size, area, self.augmentation, jitter=c.jitter, grey=c.grey, swap=c.swap)
+        return (crops.flatten(0, 1) - PIXEL_MEAN) / PIXEL_STD
 
     def _targets(self, logits: Tensor) -> Tensor:
         if self.config.centring == "sinkhorn":
@@ -210,74 +178,47 @@ class _Run:
         self.centre.lerp_(logits.mean(0), 0.1)
         return targets
 
-    @torch.no_grad()
     def watch(self) -> dict:
         """Nearest-neighbour accuracy, and focus on the object where masks exist, on the validation part."""
-        bank = _take(self.fit, torch.arange(min(4000, len(self.fit))))
-        features = [self._features(part.images) for part in (bank, self.val)]
-        found = {"knn_acc": knn_accuracy(features[0], bank.labels, features[1], self.val.labels, min(20, len(bank)))}
-        return found | (focus(self.teacher.vit, self.val)["minmax"] if self.val.masks is not None else {})
-
-    def _features(self, images: Tensor) -> Tensor:
-        vit = self.teacher.vit
-        return torch.cat([vit(vit_input(vit, part.to(self.device))).cpu() for part in images.split(500)])
+        bank, vit = _take(self.fit, torch.arange(min(4000, len(self.fit)))), self.teacher.module.vit
+        features, queries = (cls_features(vit, part.images) for part in (bank, self.val))
+        found = {"knn_acc": knn_accuracy(features, bank.labels, queries, self.val.labels, min(20, len(bank)))}
+        return found | (focus(vit, self.val)["minmax"] if self.val.masks is not None else {})
 
     def state(self) -> dict:
         """All that :meth:`resume` needs."""
-        return {
-            "config": self.config.identity(),
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "centre": self.centre,
-            "order": self.order.get_state(),
-            "augmentation": self.augmentation.get_state(),
-            "history": self.history,
-        }
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        parts |= {name: getattr(self, name).get_state() for name in _GENERATORS}
+        return {"config": self.config.identity(), "centre": self.centre, "history": self.history, **parts}
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from ``checkpoint`` if there is one."""
-        if not checkpoint.exists():
-            return
-        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-        if state["config"] != self.config.identity():
-            raise ValueError(f"checkpoint {checkpoint} belongs to other settings; name another folder or delete it")
-        for name in ("student", "teacher", "optimiser"):
-            getattr(self, name).load_state_dict(state[name])
-        self.centre, self.history = state["centre"], state["history"]
-        self.order.set_state(state["order"].cpu())
-        self.augmentation.set_state(state["augmentation"].cpu())
+        if state := load_checkpoint(checkpoint, self.config.identity(), self.device):
+            self.centre, self.history = state["centre"], state["history"]
+            for name in _PARTS:
+                getattr(self, name).load_state_dict(state[name])
+            for name in _GENERATORS:
+                getattr(self, name).set_state(state[name].cpu())
 
     def finish(self) -> dict:
-        """The record."""
-        metrics = {
-            "epochs": self.history,
-            "collapse": collapse(self.history, self.config.prototypes),
-            "images_seen": len(self.history) * (len(self.pool) // self.config.batch_size) * self.config.batch_size,
-        }
+        """The record: settings, training images, the log, and the focus on the object in the test images if that is known."""
+        vit, history = self.teacher.module.vit, self.history
+        seen = len(history) * self.n_steps * self.config.batch_size
+        metrics = {"epochs": history, "collapse": collapse(history, self.config.prototypes), "images_seen": seen}
         if self.data.test.masks is not None:
-            metrics["test"] = focus(self.teacher.vit, self.data.test)
-        seconds = round(sum(entry["seconds"] for entry in self.history), 1)
+            metrics["test"] = focus(vit, self.data.test)
+        seconds = {"seconds": round(sum(entry["seconds"] for entry in history), 1)}
         return {
             "config": self.config.identity(),
             "data": {"images": len(self.pool), "sha256": digest(self.pool.numpy())},
             "metrics": metrics,
-            "parameters": sum(p.numel() for p in self.teacher.vit.parameters()),
-            "environment": describe_environment(self.device, self.revision) | {"seconds": seconds},
+            "parameters": sum(p.numel() for p in vit.parameters()),
+            "environment": describe_environment(self.device, self.revision) | seconds,
         }
 
 
 def _take(split: Split, index: Tensor) -> Split:
     return Split(split.images[index], split.labels[index], None if split.masks is None else split.masks[index])
-
-
-def _normalise(crops: Tensor) -> Tensor:
-    """(n_crops, B, 3, s, s) on the scale [0, 1] to one batch (n_crops * B, 3, s, s) as the ViT takes it."""
-    return (crops.flatten(0, 1) - PIXEL_MEAN) / PIXEL_STD
-
-
-def _entropy(distributions: Tensor) -> Tensor:
-    return -torch.xlogy(distributions, distributions).sum(-1)
 
 
 def _print_epoch(entry: dict) -> None:
@@ -288,19 +229,17 @@ def _print_epoch(entry: dict) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Pretrain a small ViT without labels; go on where an earlier call with the same settings stopped."""
     parser = argparse.ArgumentParser(prog="python -m resattn.dino", description=main.__doc__)
-    parser.add_argument(
-        "--out", type=Path, help="folder for checkpoint, weights and record; default runs/dino/<settings>"
-    )
+    parser.add_argument("--out", type=Path, help="folder for all that is written; default runs/dino/<settings>")
     add_options(parser)
-    options = vars(parser.parse_args(argv))
-    out = options.pop("out")
+    options = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    out = options.pop("out", None)
     try:
-        config = DinoConfig(**{name: value for name, value in options.items() if value is not None})
+        config = DinoConfig(**options)
         out = out or paths.RUNS / "dino" / config.slug
         record = pretrain(config, folder=out)
-        if "test" in record["metrics"]:
+        if "test" in record["metrics"]:  # what chance alone achieves, to judge the trained one by
             test = load_dataset(config.dataset, config.root).test
-            record["metrics"]["untrained"] = untrained_focus(config, test)
+            record["metrics"]["untrained"] = [focus(seeded(i, lambda: build_vit(config)), test) for i in range(10)]
     except (ValueError, FloatingPointError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"record: {write_json(out / 'record.json', record)}")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from resattn.files import load_arrays
 
+_BOTTLENECK = 64  # width of what is compared with the prototypes
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' colours are moved about anyway
 WEIGHTS = Path(__file__).with_name("weights") / "dino-tiny.safetensors"
 RECORD = WEIGHTS.with_suffix(".json")  # recipe, log and figures of the run that made them
@@ -34,16 +35,15 @@ class DinoConfig:
         batch_size: images a step.
         seed: decides weights, order, crops, the validation part and the drawn images.
         device: as in :class:`resattn.TrainConfig`.
-        image_size, patch, dim, depth, heads, mlp_ratio: the ViT, see timm. One head, because several share the work: one finds
+        image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work: one finds
             the object, others the rest, and their mean (Sec. 5.2) finds it less often.
-        hidden, bottleneck, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
+        hidden, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
         lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
         weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's. A teacher that follows
             fast follows into the uniform distribution.
         student_temperature, teacher_temperature: in Eq. 2.
         centring: "sinkhorn" (Sinkhorn-Knopp) or "mean" (running mean of the logits, as first published).
         freeze_epochs: how long the prototypes stay as they were drawn.
-        clip: largest norm of the gradient.
         global_size, global_area: pixels, and share of the image, of the two crops that the teacher sees too.
         local_crops, local_size, local_area: number, pixels and share of the crops that only the student sees.
             None by default: a small crop often misses the object, so its background is all it can share with a large one.
@@ -66,9 +66,7 @@ class DinoConfig:
     dim: int = 64
     depth: int = 3
     heads: int = 1
-    mlp_ratio: float = 2.0
     hidden: int = 256
-    bottleneck: int = 64
     prototypes: int = 64
     lr: float = 1e-3
     warmup_epochs: float = 0.5
@@ -78,7 +76,6 @@ class DinoConfig:
     teacher_temperature: float = 0.04
     centring: str = "sinkhorn"
     freeze_epochs: float = 0.5
-    clip: float = 1.0
     global_size: int = 24
     global_area: tuple[float, float] = (0.4, 1.0)
     local_crops: int = 0
@@ -92,24 +89,22 @@ class DinoConfig:
         for field in dataclasses.fields(self):
             if isinstance(field.default, tuple):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
-        if self.centring not in ("sinkhorn", "mean"):
-            raise ValueError(f"centring must be 'sinkhorn' or 'mean', got {self.centring!r}")
-        for name in ("epochs", "batch_size", "patch", "dim", "depth", "heads", "prototypes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.stop_after is not None and self.stop_after < 1:
-            raise ValueError(f"stop_after must be at least 1 or None, got {self.stop_after}")
-        for name in ("image_size", "global_size", "local_size"):
-            if getattr(self, name) < self.patch or getattr(self, name) % self.patch:
-                raise ValueError(f"{name} must be a multiple of patch={self.patch}, got {getattr(self, name)}")
-        if self.dim % self.heads:
-            raise ValueError(f"dim must be a multiple of heads={self.heads}, got {self.dim}")
-        for name in ("global_area", "local_area", "momentum"):
-            if not 0 < min(getattr(self, name)) <= max(getattr(self, name)) <= 1:
-                raise ValueError(f"{name} must be two numbers above 0 and at most 1, got {getattr(self, name)}")
-        for name in ("lr", "student_temperature", "teacher_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        checks = {
+            "centring": (lambda v: v in ("sinkhorn", "mean"), "'sinkhorn' or 'mean'"),
+            "epochs batch_size patch dim depth heads prototypes": (lambda v: v >= 1, "at least 1"),
+            "stop_after": (lambda v: v is None or v >= 1, "at least 1 or None"),
+            "image_size global_size local_size": (
+                lambda v: v >= 1 and v % self.patch == 0,
+                f"a multiple of patch={self.patch}",
+            ),
+            "dim": (lambda v: v % self.heads == 0, f"a multiple of heads={self.heads}"),
+            "global_area local_area momentum": (lambda v: 0 < min(v) <= max(v) <= 1, "two numbers in (0, 1]"),
+            "lr student_temperature teacher_temperature": (lambda v: 0 < v < math.inf, "above 0 and finite"),
+        }
+        for names, (holds, allowed) in checks.items():
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
     def identity(self) -> dict:
         """What decides the result, as a record stores it: no path and no device."""
@@ -158,10 +153,10 @@ def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0)
         return seeded(seed, lambda: build_vit(DinoConfig())).eval().requires_grad_(False)
     if (kept := load_arrays(weights)) is None or "config" not in kept[1]:
         raise ValueError(f"weights must be a file written by resattn.dino, got {weights}, which is missing or damaged")
-    arrays, about = kept
     known = {field.name for field in dataclasses.fields(DinoConfig)}
-    vit = seeded(seed, lambda: build_vit(DinoConfig(**{k: v for k, v in about["config"].items() if k in known})))
-    vit.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    config = DinoConfig(**{name: value for name, value in kept[1]["config"].items() if name in known})
+    vit = seeded(seed, lambda: build_vit(config))
+    vit.load_state_dict({name: torch.from_numpy(array) for name, array in kept[0].items()})
     return vit.eval().requires_grad_(False)
 
 
@@ -175,7 +170,7 @@ def build_vit(config: DinoConfig) -> nn.Module:
         embed_dim=config.dim,
         depth=config.depth,
         num_heads=config.heads,
-        mlp_ratio=config.mlp_ratio,
+        mlp_ratio=2.0,
         num_classes=0,
         dynamic_img_size=True,
     )
@@ -197,8 +192,8 @@ class Network(nn.Module):
             norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
             layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
             width = config.hidden
-        self.head = nn.Sequential(*layers, nn.Linear(width, config.bottleneck))
-        self.prototypes = nn.Parameter(torch.randn(config.prototypes, config.bottleneck))
+        self.head = nn.Sequential(*layers, nn.Linear(width, _BOTTLENECK))
+        self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
 
     def forward(self, crops: list[Tensor]) -> Tensor:
         """Logits of crops of several sizes, in order."""

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from resattn import paths
 from resattn.attention import dataset_maps
 from resattn.augment import augment, normalise
+from resattn.checkpoint import load_checkpoint, save_checkpoint
 from resattn.config import TrainConfig, add_settings, chosen_settings
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.environment import code_revision, describe_environment, has_fast_bfloat16, keep_freed_memory
-from resattn.files import atomic_write, write_json
+from resattn.files import write_json
 from resattn.networks import build_model, save_weights
 from resattn.progress import clock, track
 
@@ -56,7 +57,7 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
     run.resume(folder / "checkpoint.pt")
     while run.epoch < config.epochs:
         run.train_epoch()
-        atomic_write(folder / "checkpoint.pt", lambda partial: torch.save(run.state(), partial))
+        save_checkpoint(folder / "checkpoint.pt", run.state())
         (on_epoch or _print_epoch(config.epochs))(run.history)
     record = run.finish()
     save_weights(run.model, folder / "weights.safetensors", config)
@@ -245,21 +246,13 @@ class Run:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from ``checkpoint``, or from the beginning where there is none; a damaged one or another run's is refused."""
-        if not checkpoint.exists():
+        if (state := load_checkpoint(checkpoint, self.config.identity(), self.device)) is None:
             return
-        try:
-            state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-            if state["config"] != self.config.identity():
-                raise ValueError("it belongs to a run with other settings")
-            self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.order.set_state(state["order"].cpu())
-            self.augmentation.set_state(state["augmentation"].cpu())
-            self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
-        except Exception as error:  # a torn file can fail in any way
-            raise ValueError(
-                f"checkpoint {checkpoint} cannot be read or continued ({error}); delete it to start this run over"
-            ) from error
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.order.set_state(state["order"].cpu())
+        self.augmentation.set_state(state["augmentation"].cpu())
+        self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
 
     def finish(self) -> dict:
         """Test accuracy of the last and of the best-validation epoch, and the record of the run."""

@@ -84,6 +84,21 @@ def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
     return attention[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, vit.patch_embed.grid_size)
 
 
+@torch.no_grad()
+def cls_features(vit: nn.Module, images: Tensor) -> Tensor:
+    """The [CLS] token after the last block, (B, D) on the CPU, for images uint8 (B, 3, H, W)."""
+    device = next(vit.parameters()).device
+    return torch.cat([vit(vit_input(vit, part.to(device))).cpu() for part in images.split(500)])
+
+
+def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20) -> float:
+    """Accuracy of the k nearest neighbours by cosine (n, D), each voting with weight exp(similarity / 0.07)."""
+    similarity, nearest = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).topk(k, 1)
+    votes = torch.zeros(len(queries), int(bank_labels.max()) + 1, device=queries.device)
+    votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
+    return float((votes.argmax(1) == labels).float().mean())
+
+
 def _no_weights(model: str, error: Exception) -> ConnectionError:
     return ConnectionError(
         f"the pretrained weights of {model!r} could not be fetched ({type(error).__name__}). They come from the model hub on "

@@ -1,5 +1,6 @@
 """Self-distillation (Sec. 3.2): its formulas, its bookkeeping, that it learns, and the weights it made."""
 
+import dataclasses
 import json
 import math
 import signal
@@ -15,7 +16,7 @@ from resattn import dino, paths
 from resattn.attention import aggregate_heads, object_focus
 from resattn.crops import random_crops
 from resattn.data import load_dataset
-from resattn.dino_model import RECORD, WEIGHTS, DinoConfig
+from resattn.dino_model import RECORD, WEIGHTS, DinoConfig, tiny_vit
 from resattn.files import load_arrays
 from resattn.shapes import make_shapes
 from resattn.vit import cls_attention, vit_input
@@ -33,7 +34,6 @@ def tiny():
         depth=1,
         heads=2,
         hidden=16,
-        bottleneck=8,
         prototypes=8,
     )
 
@@ -65,14 +65,14 @@ def test_no_gradient_reaches_the_teacher():
 
 
 def test_the_teacher_is_a_moving_average_of_the_student(tiny):
-    run = dino._Run(tiny)
+    run = dino.Run(tiny)
     run._set_rates(1.5)
     before = [p.clone() for p in run.teacher.parameters()]
     run._step(run.pool[:16])
     for old, new, student in zip(before, run.teacher.parameters(), run.student.parameters(), strict=True):
         assert new.grad is None
         assert not new.requires_grad
-        torch.testing.assert_close(new, run.momentum * old + (1 - run.momentum) * student)
+        torch.testing.assert_close(new, run.teacher.decay * old + (1 - run.teacher.decay) * student)
 
 
 def test_sinkhorn_uses_all_prototypes_equally():
@@ -82,9 +82,7 @@ def test_sinkhorn_uses_all_prototypes_equally():
 
 
 def test_prototypes_stay_frozen_at_first_and_the_centre_moves(tiny):
-    import dataclasses
-
-    run = dino._Run(dataclasses.replace(tiny, centring="mean", freeze_epochs=1.0))
+    run = dino.Run(dataclasses.replace(tiny, centring="mean", freeze_epochs=1.0))
     before = run.student.prototypes.detach().clone()
     run._set_rates(0.5)
     run._step(run.pool[:16])
@@ -155,8 +153,6 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
-    import dataclasses
-
     dino.pretrain(dataclasses.replace(tiny, epochs=1), folder=tmp_path, on_epoch=lambda _: None)
     with pytest.raises(ValueError, match="other settings"):
         dino.pretrain(tiny, folder=tmp_path)
@@ -190,7 +186,7 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
         warmup_epochs=1,
         freeze_epochs=1,
     )
-    untrained = dino._Run(config).watch()["knn_acc"]
+    untrained = dino.Run(config).watch()["knn_acc"]
     record = dino.pretrain(config, folder=tmp_path / "run", on_epoch=lambda _: None)
     trained = record["metrics"]["epochs"][-1]["knn_acc"]
     assert record["metrics"]["collapse"] is None
@@ -198,7 +194,7 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
 
 
 def test_shipped_weights_find_the_object():
-    vit, data = dino.tiny_vit(), load_dataset("shapes").test
+    vit, data = tiny_vit(), load_dataset("shapes").test
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))["metrics"]["test"]
     attention = torch.cat([cls_attention(vit, vit_input(vit, part)) for part in data.images.split(500)])
     for name, maps in {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}.items():
@@ -207,7 +203,7 @@ def test_shipped_weights_find_the_object():
     assert focus["mass_ratio"] >= 1.8
     assert focus["peak_inside"] >= 0.7
     # Objects are bright, so an untrained ViT that happens to prefer bright patches peaks on them too; its attention stays flat.
-    untrained = object_focus(_raw_attention(dino.tiny_vit(pretrained=False), data.images[:500]), data.masks[:500])
+    untrained = object_focus(_raw_attention(tiny_vit(pretrained=False), data.images[:500]), data.masks[:500])
     assert (
         object_focus(attention.mean(1, keepdim=True), data.masks)["mass_ratio"] > 1.2 > 1.05 > untrained["mass_ratio"]
     )
@@ -218,7 +214,7 @@ def test_shipped_weights_are_small_and_damage_is_noticed(tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(WEIGHTS.read_bytes()[:-7])
     with pytest.raises(ValueError, match="damaged"):
-        dino.tiny_vit(weights=broken)
+        tiny_vit(weights=broken)
 
 
 def _raw_attention(vit, images):
