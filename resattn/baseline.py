@@ -16,7 +16,14 @@ from resattn.stem import ResizedPatchStem, fresh_generator
 class ResNet(nn.Module):
     """Basic-block residual network; ``forward`` takes and ignores an attention map, so it trains like the gated one."""
 
-    def __init__(self, num_classes: int, widths: Sequence[int], depths: Sequence[int], image_size: int, generator):
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        image_size: int,
+        generator: torch.Generator | None,
+    ):
         super().__init__()
         generator = generator or fresh_generator()
         self.stem = nn.Sequential(

@@ -41,6 +41,7 @@ class TrainConfig:
     Attributes:
         dataset: as for :func:`resattn.load_dataset`.
         root: where data sets live; None means ``data/``.
+        size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
         model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``.
         form: "printed" (Eq. 3-4) or "gated" (the text).
         a: strength of the mask, in [0, 1].
@@ -67,6 +68,7 @@ class TrainConfig:
 
     dataset: str = "shapes"
     root: str | None = None
+    size: int | None = None
     model: str = "resattn"
     form: str = "printed"
     a: float = 0.5
@@ -109,8 +111,9 @@ class TrainConfig:
             _check_number("heads", self.heads, 0, math.inf, whole=True, or_else="'mean', 'max', 'all' or ")
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be True, False or None, got {self.compile!r}")
-        if self.n_val is not None:
-            _check_number("n_val", self.n_val, 1, math.inf, whole=True)
+        for name in ("n_val", "size"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1, math.inf, whole=True)
         if self.image_size % 4:
             raise ValueError(f"image_size must be a multiple of 4, got {self.image_size}")
 
@@ -131,6 +134,8 @@ class TrainConfig:
         values["dataset"] = Path(self.dataset).name
         for name in ("root", "device", "compile"):
             del values[name]
+        if self.size is None:
+            del values["size"]
         if self.model == "resnet8":
             values |= dict.fromkeys(("form", "a", "source"))
         if self.model == "resnet8" or self.source not in ("dino", "dino-tiny"):
