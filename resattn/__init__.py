@@ -6,6 +6,8 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
+from resattn.timm_hook import register_now_or_later
+
 if TYPE_CHECKING:
     from resattn.attention import attention_maps as attention_maps
     from resattn.baseline import resnet8 as resnet8
@@ -53,3 +55,4 @@ class _Package(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
+register_now_or_later()

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ def attention_maps(
     return _cached(images, cache, name, settings, extractor, batch_size)
 
 
-def dataset_maps(data: Dataset, source: str, **options) -> tuple[Tensor, Tensor]:
+def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:
     """Maps of a data set's train and test images; ``options`` as for :func:`attention_maps`."""
     train, test = (
         attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)

@@ -18,7 +18,13 @@ class ResNet(nn.Module):
     """Basic-block residual network; ``forward`` takes and ignores an attention map, so it trains like the gated one."""
 
     def __init__(
-        self, num_classes: int, widths: Sequence[int], depths: Sequence[int], image_size: int, generator, attention=None
+        self,
+        num_classes: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        image_size: int,
+        generator: torch.Generator | None,
+        attention: str | None = None,
     ):
         super().__init__()
         generator = generator or fresh_generator()

@@ -47,6 +47,7 @@ class TrainConfig:
     Attributes:
         dataset: as for :func:`resattn.load_dataset`.
         root: where data sets live; None means ``data/``.
+        size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
         model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
             "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block.
         form: "printed" (Eq. 3-4) or "gated" (the text); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
@@ -75,6 +76,7 @@ class TrainConfig:
 
     dataset: str = "shapes"
     root: str | None = None
+    size: int | None = None
     model: str = "resattn"
     form: str = "printed"
     a: float = 0.5
@@ -123,8 +125,9 @@ class TrainConfig:
         object.__setattr__(self, "widths", tuple(self.widths))
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be True, False or None, got {self.compile!r}")
-        if self.n_val is not None:
-            _check_number("n_val", self.n_val, 1, math.inf, whole=True)
+        for name in ("n_val", "size"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1, math.inf, whole=True)
         if self.image_size % 4:
             raise ValueError(f"image_size must be a multiple of 4, got {self.image_size}")
 
@@ -154,6 +157,8 @@ class TrainConfig:
         values["widths"] = list(self.widths)  # as JSON gives it back
         for name in ("root", "device", "compile", *(["widths"] if self.widths == WIDTHS else [])):
             del values[name]
+        if self.size is None:
+            del values["size"]
         if not self.uses_maps:
             values |= dict.fromkeys(("source",) if self.model == "resattn" else ("form", "a", "source"))
         if not self.uses_maps or self.source not in ("dino", "dino-tiny"):

@@ -53,7 +53,7 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
     """
     device = find_device(config.device)
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
-    run = Run(config, load_dataset(config.dataset, config.root), device)
+    run = Run(config, load_dataset(config.dataset, config.root, size=config.size), device)
     run.resume(folder / "checkpoint.pt")
     while run.epoch < config.epochs:
         run.train_epoch()

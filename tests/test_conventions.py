@@ -1,0 +1,103 @@
+"""timm's registry, torch.hub, and type hints: what others' tools expect of a package."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import resattn
+from resattn import hub, paths
+
+CHECK = """
+import timm
+net = timm.create_model("resattn8", num_classes=7, a=0.5, form="gated", image_size=32)
+assert type(net) is resattn.ResAttnNet and net.a == 0.5 and net.form == "gated" and net.fc.out_features == 7
+assert {"resattn8", "resnet8"} <= set(timm.list_models("res*8"))
+"""
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], cwd=paths.CHECKOUT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import timm, resattn",
+        "import resattn, timm",
+        "import resattn, importlib.util\nassert importlib.util.find_spec('timm')\nfrom timm.models import create_model",
+    ],
+)
+def test_timm_knows_the_networks_whatever_is_imported_first(imports):
+    done = run_python(imports + "\n" + CHECK.replace("import timm\n", "import timm, resattn\n"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, resattn\nprint([m for m in ('timm', 'torch', 'numpy', 'matplotlib', 'ipywidgets') if m in sys.modules])"
+    assert run_python(code).stdout.strip() == "[]"
+
+
+def test_the_package_works_where_timm_is_missing():
+    hidden = "import sys\nsys.modules['timm'] = None\n"  # importing it then raises ModuleNotFoundError
+    done = run_python(hidden + "import resattn\nassert resattn.ResAttnNet(num_classes=3, image_size=32).a == 0.5")
+    assert done.returncode == 0, done.stderr
+
+
+def test_timm_loads_weights_that_training_wrote():
+    import timm
+
+    from resattn.networks import demo_weights, load_demo
+
+    options = {"num_classes": 10, "a": 1.0, "form": "printed", "image_size": 64}
+    net = timm.create_model("resattn8", checkpoint_path=str(demo_weights("printed")), **options).eval()
+    images, maps = torch.randn(2, 3, 32, 32), torch.rand(2, 1, 8, 8)
+    assert torch.equal(net(images, maps), load_demo("printed")(images, maps))
+
+
+def test_an_image_alone_will_do_only_without_masks():
+    image = torch.randn(2, 3, 32, 32)
+    assert hub.resattn8(a=0.0, image_size=32)(image).shape == (2, 10)
+    with pytest.raises(ValueError, match="attention must be given where a > 0"):
+        hub.resattn8(a=0.5, image_size=32)(image)
+
+
+@pytest.mark.parametrize("network", [hub.resattn8, hub.resnet8])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pretrained": True}, "pretrained must be False.*load_demo"),
+        ({"pretrained_cfg": "cifar10"}, "pretrained must be False.*'cifar10'"),
+        ({"in_chans": 1}, "in_chans must be 3.*got 1"),
+        ({"drop_rate": 0.1}, "options of res.*drop_rate"),
+    ],
+)
+def test_what_the_networks_cannot_do_is_said(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        network(**options)
+
+
+@pytest.mark.parametrize(("name", "options"), [("resattn8", {"a": 1.0, "form": "gated"}), ("resnet8", {})])
+def test_torch_hub_loads_the_networks(name, options):
+    net = torch.hub.load(str(paths.CHECKOUT), name, source="local", num_classes=5, image_size=32, **options)
+    assert net(torch.randn(2, 3, 32, 32), torch.rand(2, 1, 8, 8)).shape == (2, 5)
+
+
+def test_public_functions_have_type_hints():
+    package = paths.CHECKOUT / "resattn"
+    assert (package / "py.typed").exists()
+    missing = []
+    for path in sorted(package.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or (node.name.startswith("_") and node.name != "__init__"):
+                continue
+            arguments = [*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+            bare = [a.arg for a in arguments if a and a.annotation is None and a.arg not in ("self", "cls")]
+            if bare or (node.returns is None and node.name != "__init__"):
+                missing.append(f"{path.name}:{node.lineno} {node.name} {bare}")
+    assert missing == []
+    assert set(resattn.__all__) <= set(dir(resattn))
