@@ -138,15 +138,22 @@ def ran_notebook(browser, lab) -> Iterator[Callable]:
     context = browser.new_context(viewport={"width": DESKTOP[0], "height": DESKTOP[1]})
     pages = {}
 
-    def run(name: str, seconds: float = 120):
+    def run(name: str, seconds: float = 240):
         if name not in pages:
             page = pages[name] = context.new_page()
             page.goto(lab(name))
-            page.locator(".jp-NotebookPanel-toolbar").wait_for(timeout=60_000)
+            page.locator(".jp-Toolbar-kernelName", has_text="Python").wait_for(timeout=60_000)  # no longer "No Kernel"
             page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
             page.locator(".lm-MenuBar-item", has_text="Run").click()
             page.locator(".lm-Menu-item:not(.lm-mod-disabled)", has_text="Run All Cells").first.click()
-            page.wait_for_function(_ENDED, timeout=1000 * seconds)
+            try:  # twice a second: to look at each frame would cost the kernel its core
+                page.wait_for_function(_ENDED, polling=500, timeout=1000 * seconds)
+            except sync_api.TimeoutError:
+                prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
+                dialogs = page.locator(".jp-Dialog").all_inner_texts()
+                raise AssertionError(
+                    f"{name} has not ended after {seconds:g} s; cells {prompts}, dialogs {dialogs}"
+                ) from None
         return pages[name]
 
     yield run
