@@ -3,6 +3,7 @@
 Records in, paired differences with 95 % intervals out, as a table, as sentences and as a picture.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,14 @@ from matplotlib.figure import Figure
 
 from resattn.controls import SAME_COMPUTE, SAME_PARAMETERS
 from resattn.figures import put_title
-from resattn.results import BASELINE, PAPER_TABLE3, describe_protocol, mean_interval, paired_difference
+from resattn.results import (
+    BASELINE,
+    PAPER_TABLE3,
+    describe_protocol,
+    load_records,
+    mean_interval,
+    paired_difference,
+)
 
 QUESTIONS = {
     "content": "Does the content of the map matter?",
@@ -50,8 +58,11 @@ COMPARISONS = [
         )
         for form in ("gated", "printed")
     ),
-    Comparison("oracle", "gated a=1, oracle", BASELINE),
-    Comparison("oracle", "printed a=1, oracle", BASELINE),
+    *(
+        Comparison("oracle", f"{form} a=1, {one}", BASELINE)
+        for one in ("oracle", "box")
+        for form in ("gated", "printed")
+    ),
     Comparison("parts", _PRINTED, "printed a=0"),
     Comparison("parts", "scaled a=1", "printed a=0"),
     Comparison("parts", "unmasked a=1", "printed a=0"),
@@ -68,6 +79,15 @@ COMPARISONS = [
         for form in ("gated", "printed")
     ),
 ]
+
+
+def control_records(folder: Path | str) -> pd.DataFrame:
+    """The records of controls, and those of Table 3 (in the folder above) that share their data set and protocol."""
+    controls, others = load_records(folder), load_records(Path(folder).parent)
+    protocols = set(zip(controls["dataset"], controls["protocol"], strict=True))
+    shared = [pair in protocols for pair in zip(others["dataset"], others["protocol"], strict=True)]
+    both = pd.concat([controls, others[shared]], ignore_index=True)
+    return both.drop_duplicates(["dataset", "protocol", "network", "seed"], ignore_index=True)
 
 
 def by_data_set(records: pd.DataFrame) -> dict[str, pd.DataFrame]:

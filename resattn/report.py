@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from resattn import paths
 from resattn.captions import PARTS, Caption, caption_of, figure_order
 from resattn.claims import claim_table
+from resattn.comparisons import control_records
 from resattn.config import PRESETS
 from resattn.files import atomic_write
 from resattn.pages import notebook_title, templates, write_page
@@ -96,7 +97,7 @@ def _parts(records: Path, out: Path) -> list[dict]:
             runs = load_records(folder)
             part["runs"] = _listed(runs, records, out)
             part["groups"] = groups_of(runs)
-            part["comparisons"] = comparisons_of(runs) if name == "controls" else []
+            part["comparisons"] = comparisons_of(control_records(folder)) if name == "controls" else []
         with contextlib.suppress(ValueError):
             groups = load_searches(folder).groupby(["dataset", "protocol"])
             part["searches"] = [

@@ -11,6 +11,7 @@ from resattn.comparisons import (
     by_data_set,
     conclusion,
     control_figures,
+    control_records,
     differences,
     forest_figure,
     sentences,
@@ -64,6 +65,18 @@ def test_protocols_and_data_sets_are_kept_apart(records):
     table = differences(load_records(records))
     assert table["dataset"].tolist() == ["cifar10", *3 * ["shapes"]]
     assert table["mean"].tolist() == pytest.approx([20, 11, 21, 70])
+
+
+def test_runs_of_table_3_count_where_they_share_the_protocol(tmp_path):
+    (tmp_path / "controls").mkdir()
+    write_record(tmp_path / "controls", 0.3, dataset="cifar10", model="resnet8-se")
+    write_record(tmp_path, 0.2, dataset="cifar10", model="resnet8")
+    write_record(tmp_path, 0.9, dataset="cifar10", model="resnet8", epochs=7)
+    write_record(tmp_path, 0.9, dataset="cifar100", model="resnet8")
+    records = control_records(tmp_path / "controls")
+    assert sorted(records["test_acc"]) == [0.2, 0.3]
+    write_record(tmp_path, 0.3, dataset="cifar10", model="resnet8-se")
+    assert len(control_records(tmp_path / "controls")) == 2, "a run that lies in both folders counts once"
 
 
 def test_an_interval_says_what_may_be_said():

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from resattn import paths
-from resattn.comparisons import control_figures
+from resattn.comparisons import control_figures, control_records
 from resattn.figures import result_figures, save_figure, use_style
 from resattn.readme import between_marks, readme_parts
 from resattn.results import load_records, main_records
@@ -65,7 +65,7 @@ def test_the_readmes_tables_are_made_from_the_records(name):
 def test_the_figures_are_made_from_the_records(tmp_path):
     use_style()
     figures = result_figures(main_records(load_records(paths.RESULTS)))
-    figures |= control_figures(load_records(paths.RESULTS / "controls"))
+    figures |= control_figures(control_records(paths.RESULTS / "controls"))
     assert {"accuracy-shapes", "controls-shapes"} <= figures.keys()
     for name, figure in figures.items():
         save_figure(figure, tmp_path / name)
