@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resattn import paths
-from resattn.comparisons import differences
+from resattn.comparisons import control_records, differences
 from resattn.results import (
     BASELINE,
     NOT_MEASURED,
@@ -51,7 +51,7 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
             records, dataset
         )
     rows["Masks made from regions of high attention refine the residuals (Sec. 3, 6): other maps, all else equal"] = (
-        _content(records, results)
+        _content(results)
     )
     rows["Learning rate 0.2 with AdamW, from a random search (Sec. 5.1, Table 1)"] = _learning_rate(results)
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("the paper says")
@@ -142,10 +142,9 @@ def _convergence(records: pd.DataFrame, dataset: str) -> tuple[str, str, str]:
     return measured, f"{judged} (printed form)", _evidence("curves", dataset)
 
 
-def _content(records: pd.DataFrame, results: Path) -> tuple[str, str, str]:
+def _content(results: Path) -> tuple[str, str, str]:
     """Maps of the image itself against maps that say nothing about it, and against the true masks where they are known."""
-    runs = pd.concat([records, load_records(results / "controls")], ignore_index=True)
-    runs = runs.drop_duplicates(["dataset", "protocol", "network", "seed"])
+    runs = control_records(results / "controls")
     said, judged = [], []
     for dataset, pairs in {
         "cifar10": [("saliency", "uniform"), ("saliency", "shuffled")],

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_image
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -119,6 +120,20 @@ def test_the_saved_weights_give_the_recorded_test_accuracy(tiny, changes):
 def test_weights_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match=f"path must be weights that training wrote, got {tmp_path}"):
         load_trained(tmp_path / "weights.safetensors", num_classes=3)
+
+
+def test_images_of_any_size_are_unified_and_the_record_says_how(tiny, tmp_path):
+    for path in (tmp_path / "data" / "birds" / "test").glob("*/*.png"):
+        Image.open(path).resize((24, 20)).save(path)
+    with pytest.raises(ValueError, match="pass size=32"):
+        train(tiny, on_epoch=quiet)
+    config = replace(tiny, size=12, epochs=1)
+    record = train(config, on_epoch=quiet)
+    assert record["config"]["size"] == 12
+    assert config.slug != replace(config, size=13).slug
+    assert "size" not in tiny.identity(), "records made without a size keep their names"
+    with pytest.raises(ValueError, match="size must be a whole number at least 1, got 0"):
+        replace(tiny, size=0)
 
 
 # The same again
