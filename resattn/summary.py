@@ -142,9 +142,8 @@ def _group(dataset: str, protocol: str, runs: pd.DataFrame, counts: bool) -> Gro
 def _short(protocol: str) -> str:
     """The settings one asks for first, in words."""
     settings = dict(part.split("=") for part in protocol.split(", "))
-    return "{epochs} epochs, {image_size} pixels, batch {batch_size}, learning rate {lr}, {schedule} schedule".format(
-        **settings
-    )
+    words = "{image_size} pixels, batch {batch_size}, learning rate {lr}, {schedule} schedule"
+    return f"{settings['epochs']} epoch{'s' * (settings['epochs'] != '1')}, " + words.format(**settings)
 
 
 def _differences(runs: pd.DataFrame, against: str) -> list[dict]:

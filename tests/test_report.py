@@ -4,6 +4,7 @@ import json
 import re
 from html import unescape
 from html.parser import HTMLParser
+from math import isnan
 
 import nbformat
 import pytest
@@ -90,7 +91,8 @@ def test_committed_evidence_every_difference(committed):
     rows = paired_differences(load_records(paths.RESULTS))
     assert len(rows)
     for row in rows.itertuples():
-        assert f"{row.variant} {signed(row.mean)} ± {row.half:.2f} {row.seeds}" in text
+        half = "" if isnan(row.half) else f" ± {row.half:.2f}"
+        assert f"{row.variant} {signed(row.mean)}{half} {row.seeds}" in text
 
 
 def test_page_loads_nothing_and_all_links_lead_somewhere(committed):
@@ -222,6 +224,15 @@ def test_folders_below_get_parts_of_their_own(tmp_path, build):
     assert page.section("part-3").endswith("notes/other.json")
     assert "61.00" not in page.section("table3")
     assert (tmp_path / "out/records/notes/other.json").exists()
+
+
+def test_many_settings_share_one_table(tmp_path, build):
+    for lr in (0.1, 0.2, 0.3, 0.4):
+        write_record(tmp_path / "records/tuning", lr, **BASE, lr=lr, epochs=1)
+    page = build()
+    text = page.section("part-1")
+    assert text.count("test accuracy (%)") == 1
+    assert "cifar10 ResNet8 30.00 (1) – 1 epoch, 224 pixels, batch 128, learning rate 0.3, cosine schedule" in text
 
 
 def test_searches_are_answered_in_sentences(tmp_path, build):
