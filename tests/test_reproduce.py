@@ -145,6 +145,7 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
 
 def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path):
     command = [sys.executable, "-m", "resattn.reproduce", "--profile", "demo", "--only", "03-shapes-resnet8-seed0"]
+    command += ["--set", "epochs=30"]  # long enough to be interrupted
     environment = os.environ | {"RESATTN_HOME": str(tmp_path)}
     first = subprocess.Popen(
         command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -10,6 +10,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from resattn import TrainConfig, load_dataset, paths
@@ -131,7 +132,11 @@ def test_the_test_split_is_never_looked_at(birds, tmp_path, monkeypatch):
 
 def start_worker(home, *options, **kwargs):
     command = [sys.executable, "-m", "resattn.search", *OPTIONS, *options]
-    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "RESATTN_HOME": str(home),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     return subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, **kwargs)
 
 
