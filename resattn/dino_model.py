@@ -36,7 +36,8 @@ class DinoConfig:
         seed: decides weights, order, crops, the validation part and the drawn images.
         device: as in :class:`resattn.TrainConfig`.
         image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work: one finds
-            the object, others the rest, and their mean (Sec. 5.2) finds it less often.
+            the object, others the rest, and in most trials their mean (Sec. 5.2) found it less often;
+            not in all: dino-tiny-4heads finds it as often as dino-tiny.
         hidden, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
         lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
         weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's. A teacher that follows
