@@ -3,7 +3,7 @@
 import re
 
 import nbformat
-import pytest
+from PIL import Image
 
 from resattn import paths
 
@@ -23,10 +23,6 @@ def test_notebook_01_runs_all_cells_without_error(ran_notebook):
     assert page.locator(".jp-OutputArea-output img").count() >= 3, "the notebook shows pictures"
 
 
-@pytest.mark.skipif(
-    not any(re.search(r"resattn\.(widgets|explore)\b", cell.source) for cell in code_of(NOTEBOOK)),
-    reason="notebook 01 has no widgets yet",
-)
 def test_a_moved_widget_changes_the_picture(ran_notebook):
     page = ran_notebook(NOTEBOOK)
     widgets = page.locator(".jp-OutputArea-output:has(.jupyter-widgets)").filter(has=page.locator("img")).first
@@ -42,6 +38,28 @@ def test_a_moved_widget_changes_the_picture(ran_notebook):
     handle = widgets.element_handle()
     page.wait_for_function(f"([node, before]) => ({PICTURES})(node) !== before", arg=[handle, before], timeout=15_000)
     assert pictures(widgets) != before
+
+
+def test_an_uploaded_picture_takes_the_place_of_the_chosen_one(ran_notebook, tmp_path):
+    page = ran_notebook(NOTEBOOK)
+    widgets = page.locator(".jp-OutputArea-output:has(.jupyter-widgets)").filter(has=page.locator("img")).first
+    file = tmp_path / "square.png"
+    picture = Image.new("RGB", (90, 60), "darkgreen")
+    picture.paste("orange", (20, 15, 50, 45))
+    picture.save(file)
+    before, handle = pictures(widgets), widgets.element_handle()
+    with page.expect_file_chooser() as chooser:
+        widgets.locator("button", has_text="Your picture").click()
+    chooser.value.set_files(file)
+    page.wait_for_function(f"([node, before]) => ({PICTURES})(node) !== before", arg=[handle, before], timeout=15_000)
+    widgets.get_by_text("square.png").wait_for(timeout=15_000)
+    (tmp_path / "words.png").write_text("not a picture")
+    before = pictures(widgets)
+    with page.expect_file_chooser() as chooser:
+        widgets.locator("button", has_text="Your picture").click()
+    chooser.value.set_files(tmp_path / "words.png")
+    widgets.get_by_text("words.png").wait_for(timeout=15_000)
+    assert pictures(widgets) == before, "the last picture stays where a file is none"
 
 
 # All pictures of a node, drawn small and read back: a blob's address may change where its picture does not.
