@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from resattn import paths
-from resattn.comparisons import control_records, differences
+from resattn.comparisons import signed
+from resattn.control_claims import NAMES, control_claims
 from resattn.results import (
     BASELINE,
     NOT_MEASURED,
@@ -21,10 +22,8 @@ from resattn.results import (
     mean_interval,
     paired_difference,
 )
-from resattn.search_results import best_against_paper, load_searches
 
 COLUMNS = ["measured", "verdict", "evidence"]
-_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "shapes": "shapes"}
 
 
 def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
@@ -40,20 +39,15 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
     records = main_records(load_records(results))
     rows = {}
     for dataset, paper in PAPER_TABLE3.items():
-        name = _NAMES[dataset]
+        name = NAMES[dataset]
         numbers = ", ".join(f"{value:.1f}" for value in paper.values())
         for form, base in (("printed", "printed a=0"), ("gated", BASELINE)):
             claim = f"{name}: accuracy rises with *a* ({numbers} % at 0, 0.5, 1); {form} form, against {base}"
             rows[claim] = _gains(records, dataset, form, base, paper)
     rows["*a* = 0 is a standard ResNet (Sec. 3.5); printed form against ResNet8"] = _standard(records)
     for dataset in PAPER_TABLE3:
-        rows[f"{_NAMES[dataset]}: training converges faster with higher *a* (Sec. 5.3)"] = _convergence(
-            records, dataset
-        )
-    rows["Masks made from regions of high attention refine the residuals (Sec. 3, 6): other maps, all else equal"] = (
-        _content(results)
-    )
-    rows["Learning rate 0.2 with AdamW, from a random search (Sec. 5.1, Table 1)"] = _learning_rate(results)
+        rows[f"{NAMES[dataset]}: training converges faster with higher *a* (Sec. 5.3)"] = _convergence(records, dataset)
+    rows |= control_claims(results)
     return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("the paper says")
 
 
@@ -108,7 +102,7 @@ def _gains(
     for a in (0.5, 1.0):
         seeds, mean, half = _difference(records, dataset, f"{form} a={a:g}", base, "test_acc")
         if seeds:
-            said.append(f"*a* = {a:g}: {_signed(mean, half)} points")
+            said.append(f"*a* = {a:g}: {signed(mean, half)} points")
             judged.append(f"*a* = {a:g}: {verdict(mean, half, paper[a] - paper[0.0])}")
     if not said:
         return NOT_MEASURED, NOT_MEASURED, _evidence("accuracy", dataset)
@@ -120,7 +114,7 @@ def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
     for dataset in PAPER_TABLE3:
         seeds, mean, half = _difference(records, dataset, "printed a=0", BASELINE, "test_acc")
         if seeds:
-            said.append(f"{_NAMES[dataset]}: {_signed(mean, half)} points{_protocol(records, dataset)}")
+            said.append(f"{NAMES[dataset]}: {signed(mean, half)} points{_protocol(records, dataset)}")
             standard &= not abs(mean) > half
     measured = "; ".join(["printed *a* = 0 has no skip connection; gated *a* = 0 is ResNet8 to the last bit", *said])
     judged = "holds for the gated form alone" + (
@@ -134,50 +128,12 @@ def _convergence(records: pd.DataFrame, dataset: str) -> tuple[str, str, str]:
     for variant, base in (("gated a=1", BASELINE), ("printed a=1", "printed a=0")):
         seeds, mean, half = _difference(records, dataset, variant, base, "epochs_to_reach")
         if seeds:
-            said.append(f"{variant} needs {_signed(mean, half)} epochs against {base}")
+            said.append(f"{variant} needs {signed(mean, half)} epochs against {base}")
             judged = "cannot tell" if not abs(mean) > half else "holds" if mean < 0 else "does not hold: the opposite"
     if not said:
         return NOT_MEASURED, NOT_MEASURED, _evidence("curves", dataset)
     measured = "; ".join(said) + " to 95 % of its last validation accuracy" + _protocol(records, dataset)
     return measured, f"{judged} (printed form)", _evidence("curves", dataset)
-
-
-def _content(results: Path) -> tuple[str, str, str]:
-    """Maps of the image itself against maps that say nothing about it, and against the true masks where they are known."""
-    runs = control_records(results / "controls")
-    said, judged = [], []
-    for dataset, pairs in {
-        "cifar10": [("saliency", "uniform"), ("saliency", "shuffled")],
-        "shapes": [("saliency", "uniform"), ("dino-tiny", "uniform"), ("box", "uniform"), ("oracle", "uniform")],
-    }.items():
-        table = differences(runs[runs["dataset"] == dataset])
-        for one, other in pairs:
-            chosen = table[(table["one"] == f"gated a=1, {one}") & (table["other"] == f"gated a=1, {other}")]
-            for row in chosen.itertuples():
-                points = f"{_signed(row.mean, row.half)} points ({row.seeds} seeds)"
-                said.append(f"{_NAMES[dataset]}, {one} − {other}: {points}")
-                if one not in ("oracle", "box"):
-                    judged.append(verdict(row.mean, row.half, 0) == "holds")
-    if not said:
-        return NOT_MEASURED, NOT_MEASURED, "[06](notebooks/06_controls.ipynb)"
-    told = "holds" if judged and all(judged) else "holds in part" if any(judged) else "cannot tell"
-    evidence = "[06](notebooks/06_controls.ipynb), [records](results/controls)"
-    return "gated *a* = 1: " + "; ".join(said), told, evidence
-
-
-def _learning_rate(results: Path) -> tuple[str, str, str]:
-    trials = load_searches(results / "search")
-    evidence = "[05](notebooks/05_hyperparameters.ipynb), [records](results/search)"
-    table = best_against_paper(trials) if len(trials) else pd.DataFrame()
-    if not len(table):
-        return NOT_MEASURED, NOT_MEASURED, "[05](notebooks/05_hyperparameters.ipynb)"
-    said = [
-        f"{_NAMES.get(row.dataset, row.dataset)}, {row.network}, {row.schedule}: {_signed(row.mean, row.half)} points"
-        for row in table.itertuples()
-    ]
-    worse = ((table["mean"] - table["half"]) > 0).sum()
-    told = f"does not hold at {worse} of {len(table)} protocols" if worse else "cannot tell"
-    return "best recipe found − the paper's, validation accuracy: " + "; ".join(said), told, evidence
 
 
 def _difference(records: pd.DataFrame, dataset: str, one: str, other: str, metric: str) -> tuple[int, float, float]:
@@ -187,10 +143,6 @@ def _difference(records: pd.DataFrame, dataset: str, one: str, other: str, metri
     one_run, other_run = (runs[runs["variant"] == variant].set_index("seed")[metric] for variant in (one, other))
     seeds, mean, half = paired_difference(one_run, other_run)
     return (seeds, mean, half) if metric == "test_acc" else (seeds, mean / 100, half / 100)  # points, or epochs
-
-
-def _signed(mean: float, half: float) -> str:
-    return f"{mean:+.2f} ± {half:.2f}" if np.isfinite(half) else f"{mean:+.2f}"
 
 
 def _protocol(records: pd.DataFrame, dataset: str) -> str:

@@ -136,6 +136,11 @@ def verdict(mean: float, half: float) -> str:
     return "not told apart" if abs(mean) <= half else "higher" if mean > 0 else "lower"
 
 
+def signed(mean: float, half: float) -> str:
+    """A difference with the half-width of its interval, where it has one: "+1.30 ± 0.40"; with a true minus sign."""
+    return (f"{mean:+.2f} ± {half:.2f}" if np.isfinite(half) else f"{mean:+.2f}").replace("-", "−")
+
+
 def sentences(table: pd.DataFrame, question: str) -> str:
     """The answers to one question, a line each: the pair, the difference, the interval, the verdict."""
     chosen = table[table["question"] == question]
@@ -228,5 +233,4 @@ def _pair(one: str, other: str) -> str:
 
 
 def _interval(row) -> str:
-    half = f" ± {row.half:.2f}" if np.isfinite(row.half) else ""
-    return f"{row.mean:+.2f}{half} ({row.seeds})".replace("-", "−")
+    return f"{signed(row.mean, row.half)} ({row.seeds})"
