@@ -71,6 +71,7 @@ CAPTIONS = {
 PARTS = {
     "checks": "Runs made to try a path, too short to say anything about the paper.",
     "controls": "What the paper never ran: does the content of the map matter, or the skip, the factor, the parameters alone?",
+    "recipe": "Table 3 again, with the learning rate and weight decay that the search found best for ResNet8.",
     "tuning": "Short runs that chose the learning rate of the reduced protocol.",
     "search": "The search of Sec. 5.1, judged by the validation part alone.",
 }

@@ -184,7 +184,8 @@ def reduced_table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_protocol(records: pd.DataFrame) -> str:
-    """In words what runs of one protocol have in common: data sets, maps, image side, epochs, batch, learning rate, seeds.
+    """In words what runs of one protocol have in common: maps, image side, epochs, batch, learning rate, schedule, and a weight
+    decay that is not the paper's.
 
     Raises:
         ValueError: the records were made with different settings.
@@ -197,7 +198,10 @@ def describe_protocol(records: pd.DataFrame) -> str:
     names = {"image_size": "{} pixels", "epochs": "{} epochs", "batch_size": "batch {}", "lr": "learning rate {}"}
     said = [text.format(settings[name]) for name, text in names.items()]
     maps = [f"maps {sources}"] if sources else []
-    return ", ".join([*maps, *said, f"{settings['schedule']} schedule"])
+    said.append(f"{settings['schedule']} schedule")
+    if float(settings["weight_decay"]) != PAPER["weight_decay"]:
+        said.append(f"weight decay {settings['weight_decay']}")
+    return ", ".join([*maps, *said])
 
 
 def main_records(records: pd.DataFrame) -> pd.DataFrame:

@@ -93,6 +93,19 @@ def test_reduced_table_has_the_papers_numbers_beside_ours(results):
     assert "cifar100 (reduced)" not in table.columns
 
 
+def test_table_3_with_another_recipe_is_judged_beside_the_first(results):
+    assert not any("our own search" in claim for claim in claim_table(results).index)
+    (results / "recipe").mkdir()
+    for seed, level in enumerate((0.60, 0.62, 0.61)):
+        write_record(results / "recipe", [level], seed, a=0.0, weight_decay=0.03)
+        write_record(results / "recipe", [level - 0.1 - 0.001 * seed], seed, a=1.0, weight_decay=0.03)
+    again = row(results, "with the recipe of our own search; printed")
+    assert again["measured"].startswith("*a* = 1: −10.10 ± 0.25 points")
+    assert again["verdict"] == "*a* = 1: does not hold: the opposite"
+    assert row(results, "with the recipe of our own search; gated")["verdict"] == NOT_MEASURED
+    assert describe_protocol(load_records(results / "recipe")).endswith("cosine schedule, weight decay 0.03")
+
+
 def test_a_protocol_in_words(results):
     records = load_records(results)
     assert describe_protocol(records) == (
