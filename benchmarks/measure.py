@@ -1,5 +1,6 @@
 """Measuring in fresh processes, in turn, and writing down what was seen."""
 
+import contextlib
 import json
 import resource
 import statistics
@@ -20,12 +21,62 @@ def in_turn(module: str, sides: dict[str, list[str]], repeats: int) -> dict[str,
     seen: dict[str, list[dict]] = {side: [] for side in sides}
     for _ in range(repeats):
         for side, options in sides.items():
-            command = [sys.executable, "-m", module, "--child", *options, "--started", str(time.time())]
-            answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
-            if answer.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{answer.stderr}")
-            seen[side].append(json.loads(answer.stdout.splitlines()[-1]))
+            with _start(module, options) as process:
+                seen[side].append(_answer(process))
     return seen
+
+
+def peak_tree_memory_mb(module: str, options: list[str], seconds: float = 0.1) -> float:
+    """Peak memory of one more such run with all its processes, DataLoader workers too (Linux).
+
+    What the processes share is counted once. To look every ``seconds`` costs the run some speed, so this is no run to take times from.
+    """
+    peak = 0.0
+    with _start(module, options) as process:
+        while process.poll() is None:
+            peak = max(peak, _memory_mb(_descendants(process.pid)))
+            time.sleep(seconds)
+        _answer(process)
+    return peak
+
+
+def _start(module: str, options: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", module, "--child", *options, "--started", str(time.time())]
+    return subprocess.Popen(command, cwd=paths.CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _answer(process: subprocess.Popen) -> dict:
+    output, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(process.args)} failed:\n{errors}")
+    return json.loads(output.splitlines()[-1])
+
+
+def _descendants(pid: int) -> list[int]:
+    """The process, its children, and theirs; those that have just ended are left out."""
+    found = [pid]
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += _descendants(int(child))
+    return found
+
+
+def _memory_mb(pids: list[int]) -> float:
+    """Proportional shares of all memory that belongs to no file, and of the files (libraries) the largest part one of them holds."""
+    own, files = 0, 0
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has just ended
+            sizes = _sizes(Path(f"/proc/{pid}/smaps_rollup")) | _sizes(Path(f"/proc/{pid}/status"))
+            own += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+            files = max(files, sizes["RssFile"])
+    return (own + files) / 1024
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """The kB figures of a file below /proc."""
+    lines = [line.split() for line in file.read_text().splitlines()]
+    return {line[0].rstrip(":"): int(line[1]) for line in lines if line[-1] == "kB"}
 
 
 def median(seen: list[dict], key: str) -> float:

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 
 from benchmarks import plain
-from benchmarks.measure import in_turn, median, peak_memory_mb, synchronise, write_record
+from benchmarks.measure import in_turn, median, peak_memory_mb, peak_tree_memory_mb, synchronise, write_record
 from resattn.config import TrainConfig
 
 
@@ -42,17 +42,23 @@ def main() -> None:
         print(json.dumps(_measure(options.child, settings, options.started)))
         return
     arguments = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    seen = in_turn("benchmarks.train_step", {side: [side, *arguments] for side in ("plain", "ours")}, options.repeats)
+    sides = {side: [side, *arguments] for side in ("plain", "ours")}
+    seen = in_turn("benchmarks.train_step", sides, options.repeats)
+    memory = {side: peak_tree_memory_mb("benchmarks.train_step", sides[side]) for side in sides}
     for side, runs in seen.items():
-        speed, memory, start = (
+        speed, own, start = (
             median(runs, key) for key in ("images_per_second", "peak_memory_mb", "seconds_to_first_step")
         )
         print(
-            f"{side:6s} {speed:8.1f} images/s  {memory:7.0f} MB  {start:5.1f} s from import to the end of the first step"
+            f"{side:6s} {speed:8.1f} images/s  {own:7.0f} MB ({memory[side]:.0f} MB on the host, with all its processes)  "
+            f"{start:5.1f} s from import to the end of the first step"
         )
     faster = median(seen["ours"], "images_per_second") / median(seen["plain"], "images_per_second")
-    smaller = median(seen["plain"], "peak_memory_mb") / median(seen["ours"], "peak_memory_mb")
-    print(f"ours is {faster:.2f} times as fast and takes 1/{smaller:.2f} of the memory")
+    smaller = median(seen["ours"], "peak_memory_mb") / median(seen["plain"], "peak_memory_mb")
+    print(
+        f"ours is {faster:.2f} times as fast and takes {smaller:.2f} of the memory "
+        f"({memory['ours'] / memory['plain']:.2f} on the host with all processes)"
+    )
     floor = in_turn("benchmarks.train_step", {"floor": ["floor", *arguments]}, 1)["floor"][0]
     reached = floor["seconds"] * median(seen["ours"], "images_per_second") / settings["batch_size"]
     print(
@@ -60,7 +66,7 @@ def main() -> None:
         f"{floor['kept_mb']:.0f} MB for the backward pass (copies run at {floor['mb_per_second']:.0f} MB/s): "
         f"at least {floor['seconds']:.4f} s; ours reaches {100 * reached:.0f} % of that speed"
     )
-    print(f"record: {write_record('train_step', settings, seen | {'floor': floor}).name}")
+    print(f"record: {write_record('train_step', settings, seen | {'floor': floor, 'host_memory_mb': memory}).name}")
 
 
 def _measure(side: str, settings: dict, started: float) -> dict:

@@ -1,14 +1,16 @@
 """The fast paths give what the plain ones give: compiled and bfloat16 steps, and the straightforward pipeline beside ours."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from benchmarks import plain
+from benchmarks import measure, plain
 from benchmarks.floor import step_floor
 from resattn import TrainConfig, load_dataset, paths
 from resattn.attention import attention_maps
@@ -97,3 +99,18 @@ def test_benchmarks_run(module, options, shapes_cache, monkeypatch):
     answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout.splitlines()[-1])["images_per_second"] > 0
+
+
+def test_memory_of_a_run_counts_its_workers():
+    hold = "block = bytearray(b'x' * 2**26); print('ready', flush=True); time.sleep(60)"
+    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', \"import time; {hold}\"])\n{hold}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        for _ in range(2):
+            assert process.stdout.readline() == b"ready\n"
+        pids = measure._descendants(process.pid)
+        alone, together = measure._memory_mb([process.pid]), measure._memory_mb(pids)
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+    assert len(pids) == 2
+    assert alone > 64
+    assert together > alone + 64
