@@ -36,7 +36,7 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
             leaves its cells "not measured yet".
 
     Returns:
-        Indexed by "the paper says", columns "measured", "verdict", "evidence".
+        Indexed by "the paper says", columns "measured", "verdict", "evidence"; a cell has a line for each difference.
     """
     records = main_records(load_records(results))
     rows = {}
@@ -114,7 +114,7 @@ def _gains(
             judged.append(f"*a* = {a:g}: {verdict(mean, half, paper[a] - paper[0.0])}")
     if not said:
         return NOT_MEASURED, NOT_MEASURED, _evidence("accuracy", dataset)
-    return "; ".join(said) + _protocol(records, dataset), "; ".join(judged), _evidence("accuracy", dataset)
+    return "\n".join(said) + _protocol(records, dataset), "\n".join(judged), _evidence("accuracy", dataset)
 
 
 def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
@@ -124,7 +124,7 @@ def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
         if seeds:
             said.append(f"{NAMES[dataset]}: {signed(mean, half)} points{_protocol(records, dataset)}")
             standard &= not abs(mean) > half
-    measured = "; ".join(["printed *a* = 0 has no skip connection; gated *a* = 0 is ResNet8 to the last bit", *said])
+    measured = "\n".join(["printed *a* = 0 has no skip connection; gated *a* = 0 is ResNet8 to the last bit", *said])
     judged = "holds for the gated form alone" + (
         "" if standard or not said else "; the missing skips can be seen in the accuracy"
     )
@@ -140,7 +140,7 @@ def _convergence(records: pd.DataFrame, dataset: str) -> tuple[str, str, str]:
             judged = "cannot tell" if not abs(mean) > half else "holds" if mean < 0 else "does not hold: the opposite"
     if not said:
         return NOT_MEASURED, NOT_MEASURED, _evidence("curves", dataset)
-    measured = "; ".join(said) + " to 95 % of its last validation accuracy" + _protocol(records, dataset)
+    measured = "\n".join(said) + "\nto 95 % of its last validation accuracy" + _protocol(records, dataset)
     return measured, f"{judged} (printed form)", _evidence("curves", dataset)
 
 

@@ -85,11 +85,11 @@ def _judge(claim: ControlClaim, tables: dict[str, pd.DataFrame]) -> tuple[str, s
                 judged += [verdict(row.mean, row.half)] if pair in claim.judging else []
         if told:
             seeds = table["seeds"].max()
-            said.append(f"{NAMES[dataset]} ({seeds} seed{'s' if seeds > 1 else ''}): {'; '.join(told)}")
+            said += [f"{NAMES[dataset]} ({seeds} seed{'s' if seeds > 1 else ''}), points:", *told]
     notebook = "[06](notebooks/06_controls.ipynb)"
     if not said:
         return NOT_MEASURED, NOT_MEASURED, notebook
-    return ". ".join(said) + " points", _together(judged), f"{notebook}, [records](results/controls)"
+    return "\n".join(said), _together(judged), f"{notebook}, [records](results/controls)"
 
 
 def _together(judged: list[str]) -> str:
@@ -105,10 +105,9 @@ def _together(judged: list[str]) -> str:
 
 
 def _short(one: str, other: str) -> str:
-    """ "gated *a* = 1, saliency − uniform" for two networks that differ in their maps alone."""
+    """ "gated a=1, saliency − uniform" for two networks that differ in their maps alone."""
     (first, _, source), (second, _, against) = one.partition(", "), other.partition(", ")
-    pair = f"{first}, {source} − {against}" if source and first == second else f"{one} − {other}"
-    return pair.replace("a=", "*a* = ")
+    return f"{first}, {source} − {against}" if source and first == second else f"{one} − {other}"
 
 
 def _learning_rate(trials: pd.DataFrame) -> tuple[str, str, str]:
@@ -122,7 +121,7 @@ def _learning_rate(trials: pd.DataFrame) -> tuple[str, str, str]:
     ]
     worse = ((table["mean"] - table["half"]) > 0).sum()
     told = f"does not hold in {worse} of {len(table)} searches" if worse else "cannot tell"
-    said = "best recipe found − the paper's, validation accuracy: " + "; ".join(said)
+    said = "best recipe found − the paper's, validation accuracy:\n" + "\n".join(said)
     return said, told, f"{notebook}, [records](results/search)"
 
 
@@ -137,5 +136,5 @@ def _schedule(trials: pd.DataFrame) -> tuple[str, str, str]:
         for row in table.itertuples()
     ]
     told = _together([verdict(row.mean, row.half) for row in table.itertuples()])
-    said = "cosine − constant, each at its best recipe, validation accuracy: " + "; ".join(said)
+    said = "cosine − constant, each at its best recipe, validation accuracy:\n" + "\n".join(said)
     return said, told, f"{notebook}, [records](results/search)"

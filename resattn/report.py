@@ -80,7 +80,7 @@ def _claims(records: Path, targets: dict[str, str]) -> list[dict]:
 
     def html(text: str) -> Markup:
         text = re.sub(r"\*([^*]+)\*", r"<i>\1</i>", str(escape(text)))
-        return Markup(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, text))
+        return Markup(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, text).replace("\n", "<br>"))
 
     rows = claim_table(records).reset_index().to_dict("records")
     return [{name: html(text) for name, text in row.items()} for row in rows]

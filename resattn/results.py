@@ -222,14 +222,14 @@ def format_interval(mean: float, half: float, seeds: int) -> str:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A text table as GitHub renders it, the index first."""
+    """A text table as GitHub renders it, the index first; cells may have several lines."""
     head = [table.index.name or "", *table.columns]
     lines = [
         head,
         ["---"] * len(head),
         *([index, *row] for index, row in zip(table.index, table.to_numpy(), strict=True)),
     ]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(cell).replace("\n", "<br>") for cell in line) + " |" for line in lines)
 
 
 def _row(path: Path) -> dict:

@@ -64,8 +64,8 @@ def test_verdicts(mean, half, expected):
 
 def test_a_gain_is_judged_at_each_strength(results):
     gain = row(results, "CIFAR-10: accuracy rises with *a* (83.3, 86.6, 87.0 % at 0, 0.5, 1); printed")
-    assert gain["verdict"] == "*a* = 0.5: does not hold: the opposite; *a* = 1: holds"
-    assert gain["measured"].startswith("*a* = 0.5: −2.00 ± 0.00 points; *a* = 1: +5.10 ± 0.25 points")
+    assert gain["verdict"] == "*a* = 0.5: does not hold: the opposite\n*a* = 1: holds"
+    assert gain["measured"].startswith("*a* = 0.5: −2.00 ± 0.00 points\n*a* = 1: +5.10 ± 0.25 points")
     assert "reduced protocol, 3 seeds" in gain["measured"]
 
 

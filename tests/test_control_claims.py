@@ -44,7 +44,7 @@ def test_a_claim_holds_where_all_judging_intervals_lie_above_zero(results):
     write(results, [50, 51.5, 52], **gated, source="uniform")
     write(results, [55, 56.5, 57], **gated, source="shuffled")
     measured, verdict, evidence = row(results, "Masks made")
-    assert measured.startswith("shapes (3 seeds): gated *a* = 1, saliency − uniform: +9.83 ± 0.72; ")
+    assert measured.startswith("shapes (3 seeds), points:\ngated a=1, saliency − uniform: +9.83 ± 0.72\n")
     assert verdict == "holds"
     assert "06_controls" in evidence
     write(results, [50, 52, 51], **gated, source="dino-tiny")
@@ -57,7 +57,7 @@ def test_what_only_stands_beside_decides_nothing(results):
     write(results, [60, 61, 62], form="printed", a=0.0)
     write(results, [70, 71.5, 72], form="unmasked", a=1.0)
     measured, verdict, _ = row(results, "printed form is attention")
-    assert "unmasked *a* = 1 − printed *a* = 0: +10.17 ± 0.72" in measured
+    assert "unmasked a=1 − printed a=0: +10.17 ± 0.72" in measured
     assert verdict == NOT_MEASURED
     write(results, [70, 71.6, 71.8], form="printed", a=1.0, source="saliency")
     assert row(results, "printed form is attention")[1] == "cannot tell"
@@ -67,7 +67,7 @@ def test_one_seed_decides_nothing(results):
     write(results, [60], form="gated", a=1.0, source="saliency")
     write(results, [50], model="resnet8-cbam")
     measured, verdict, _ = row(results, "SE, ECA, CBAM")
-    assert "shapes (1 seed): gated *a* = 1, saliency − CBAM-ResNet8: +10.00" in measured
+    assert "shapes (1 seed), points:\ngated a=1, saliency − CBAM-ResNet8: +10.00" in measured
     assert verdict == "cannot tell"
 
 
