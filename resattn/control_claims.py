@@ -31,10 +31,15 @@ class ControlClaim(NamedTuple):
 CONTROL_CLAIMS = [
     ControlClaim(
         "Masks made from regions of high attention refine the residuals (Sec. 3, 6): other maps, all else equal",
-        (
-            ("gated a=1, saliency", "gated a=1, uniform"),
-            ("gated a=1, saliency", "gated a=1, shuffled"),
-            ("gated a=1, dino-tiny", "gated a=1, uniform"),
+        tuple(
+            (f"{form} a=1, {one}", f"{form} a=1, {other}")
+            for form in ("gated", "printed")
+            for one, other in (
+                ("saliency", "uniform"),
+                ("saliency", "shuffled"),
+                ("saliency", "center"),
+                ("dino-tiny", "uniform"),
+            )
         ),
         (("gated a=1, box", "gated a=1, uniform"), ("gated a=1, oracle", "gated a=1, uniform")),
     ),
@@ -45,11 +50,11 @@ CONTROL_CLAIMS = [
     ),
     ControlClaim(
         "The gain is not that of a larger network (not in the paper): a ResNet8 with as many parameters, or multiply-adds",
-        (("gated a=1, saliency", _SAME_SIZE), ("gated a=1, saliency", _SAME_WORK)),
+        tuple((f"{form} a=1, saliency", wider) for form in ("gated", "printed") for wider in (_SAME_SIZE, _SAME_WORK)),
     ),
     ControlClaim(
         "A map from outside does more than gates learned from the features (not in the paper): SE, ECA, CBAM",
-        (("gated a=1, saliency", f"CBAM-{BASELINE}"),),
+        tuple((f"{form} a=1, saliency", f"CBAM-{BASELINE}") for form in ("gated", "printed")),
         tuple((f"{name}-{BASELINE}", BASELINE) for name in ("SE", "ECA", "CBAM")),
     ),
     ControlClaim(
