@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMS = ("printed", "gated")  # the two readings of Eq. 3-4, see resattn.model
+FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.model
 CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
 MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
@@ -50,7 +50,7 @@ class TrainConfig:
         size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
         model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
             "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block.
-        form: "printed" (Eq. 3-4) or "gated" (the text); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
+        form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
         a: strength of the mask, in [0, 1].
         source: where attention maps come from, one of ``ATTENTION_SOURCES``.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
@@ -64,8 +64,9 @@ class TrainConfig:
         beta1, beta2: of AdamW.
         schedule: "cosine" (to zero, a step at a time) or "constant".
         n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
-        precision: "float32", "bfloat16" (automatic mixed precision), or "auto": bfloat16 on CUDA and on processors that
-            multiply in it (AMX or AVX512-BF16), float32 elsewhere. A record says which it was.
+        precision: "float32" or "bfloat16" (automatic mixed precision). "auto" becomes bfloat16 on CUDA and float32 elsewhere at once,
+            so that a configuration, its record and its name always say what is used. On a CPU that multiplies in bfloat16 (AMX or
+            AVX512-BF16) it is faster, and other numbers come out: there it is asked for by name.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
         widths: channels of the three stages.
@@ -123,6 +124,9 @@ class TrainConfig:
         for width in self.widths:
             _check_number("widths", width, 1, math.inf, whole=True)
         object.__setattr__(self, "widths", tuple(self.widths))
+        if self.precision == "auto":
+            cuda = self.device.startswith("cuda") if self.device else has_cuda()
+            object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be True, False or None, got {self.compile!r}")
         for name in ("n_val", "size"):
@@ -198,6 +202,13 @@ def chosen_settings(options: dict[str, Any]) -> TrainConfig:
     if str(changes.get("heads", "")).lstrip("-").isdigit():
         changes["heads"] = int(changes["heads"])
     return TrainConfig.preset(options["preset"], **changes) if options["preset"] else TrainConfig(**changes)
+
+
+def has_cuda() -> bool:
+    """Whether PyTorch can use a CUDA GPU here."""
+    import torch  # here, because it takes a second or two
+
+    return torch.cuda.is_available()
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

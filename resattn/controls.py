@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from resattn import paths
 from resattn.config import ATTENTION_MODULES, DEMO, TrainConfig
-from resattn.files import write_json
 
 # Small images and few epochs, so that dozens of networks fit; for CIFAR the learning rate comes from the search (notebook 05).
 REDUCED = {"image_size": 64, "epochs": 5, "batch_size": 128, "source": "saliency"}
@@ -106,12 +105,11 @@ def run_queue(runs: dict[str, TrainConfig], out: Path, seconds: float = float("i
                 continue
             print(f"[{i}/{len(runs)}] {name}", flush=True)
             try:
-                record = train(config)
-            except (ValueError, FloatingPointError) as error:  # the others may still be well
+                record = train(config, records=out)
+            except Exception as error:  # whatever one run raises, the others may still be well
                 failed.append(name)
-                print(f"FAILED: {error}", flush=True)
+                print(f"FAILED: {type(error).__name__}: {error}", flush=True)
                 continue
-            write_json(out / f"{config.slug}.json", record)
             print(f"test accuracy {100 * record['metrics']['test_acc']:.2f} %", flush=True)
     return failed
 

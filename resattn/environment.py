@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import datetime
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
@@ -26,6 +27,7 @@ def describe_environment(device: torch.device, revision: str | None) -> dict:
     )
     return {
         "device": torch.cuda.get_device_name(device) if cuda else processor_name(),
+        "instruction_set": instruction_set(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -47,10 +49,14 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16 itself; elsewhere it would be emulated, slower than float32."""
-    flags = processor_flags()
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+def instruction_set() -> str:
+    """What the run could use of the CPU: PyTorch's own kernels, oneDNN's limit where one is set, and units for bfloat16.
+
+    Processors of one name differ in it, and so do the numbers a run ends with: "AVX512, bfloat16", "AVX2", ...
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA"))
+    parts = [torch.backends.cpu.get_cpu_capability(), *([f"oneDNN limited to {limit}"] if limit else [])]
+    return ", ".join([*parts, *(["bfloat16"] if {"amx_bf16", "avx512_bf16"} & processor_flags() else [])])
 
 
 def processor_flags() -> set[str]:

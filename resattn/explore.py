@@ -12,11 +12,12 @@ from resattn.attention import aggregate_heads, attention_maps, border_contrast
 from resattn.augment import normalise
 from resattn.data import Dataset, channel_stats
 from resattn.dino_model import tiny_vit
-from resattn.model import FORMS, check_strength
+from resattn.model import check_strength, coefficients
 from resattn.networks import demo_weights, load_trained, trained_config
 from resattn.vit import cls_attention, load_vit, vit_input
 
 SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center")  # those that need no more than the picture itself
+FORMS = ("printed", "gated")  # one network's weights serve both
 SWEEP = torch.linspace(0, 1, 11)  # the strengths at which probabilities are drawn
 _SHOWN = 320  # pixels on a side at most: an uploaded picture as it is shown
 
@@ -132,12 +133,13 @@ class Explorer:
         self._check_classes()
         x = self.net.stem(normalise(view.picture.pixels[None], self.mean, self.std))
         skips, features, passed = [], [], []
+        used = coefficients(form, a)
         for block, mask in zip(self.net.blocks, view.masks, strict=True):
             gated = x * (a * mask if form == "printed" else 1 - a + a * mask)
             skips.append(gated[0].mean(0))
             features.append(x[0].mean(0))
             passed.append(float(gated.sum() / x.sum().clamp_min(1e-12)))
-            x = block(x, mask[None], a, form)
+            x = block(x, mask[None], used)
         scores = self.net.fc(x.mean((2, 3)))[0]
         return Answer(a, form, scores, scores.softmax(0), skips, features, passed)
 

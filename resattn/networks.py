@@ -10,7 +10,9 @@ from torch import nn
 from resattn.baseline import resnet8
 from resattn.config import TrainConfig
 from resattn.files import atomic_write
-from resattn.model import FORMS, ResAttnNet
+from resattn.model import ResAttnNet
+
+_DEMO_FORMS = ("printed", "gated")
 
 
 def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
@@ -82,8 +84,8 @@ def load_demo(form: str = "gated") -> ResAttnNet:
 
 def demo_weights(form: str = "gated") -> Path:
     """Where the weights of :func:`load_demo` lie."""
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
+    if form not in _DEMO_FORMS:
+        raise ValueError(f"form must be one of {', '.join(_DEMO_FORMS)}; got {form!r}")
     return Path(__file__).with_name("weights") / f"shapes-{form}-a1.safetensors"
 
 

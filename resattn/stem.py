@@ -8,7 +8,6 @@ weights. At the border the resize repeats the outermost pixel, which is replicat
 
 import math
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,9 +19,8 @@ _LARGEST_WINDOW = 12  # input pixels on a side; beyond it the joint kernel costs
 
 
 class _Period(NamedTuple):
-    """One axis of the joint convolution: ``taps`` float64 (outputs per period, patch, window), and how to slide it."""
+    """One axis of the joint convolution: how to slide it. Its weights are the buffer ``taps_<length>``."""
 
-    taps: Tensor
     stride: int
     pad_before: int
     pad_after: int
@@ -48,6 +46,8 @@ class ResizedPatchStem(nn.Module):
 
     Attributes:
         weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalisation follows.
+        taps_<length>: for each side that the joint convolution is used for, (outputs per period, patch, window): the share of each
+            input pixel in each pixel of a patch. Buffers that stay out of the state dict, in the weight's dtype, on its device.
     """
 
     def __init__(
@@ -61,15 +61,28 @@ class ResizedPatchStem(nn.Module):
         self.patch, self.image_size, self.mode = patch, image_size, mode
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, patch, patch))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        # All sizes are worked out here, so that nothing is looked up or computed in Python while a compiler traces ``forward``.
+        self._periods: dict[int, _Period] = {}
+        self._taps: dict[str, Tensor] = {}  # float64, so that ``.double()`` loses nothing; the buffers are made from them
+        for length in range(1, image_size):
+            if found := _find_period(length, image_size, patch, mode):
+                self._periods[length], self._taps[f"taps_{length}"] = found
+                self.register_buffer(f"taps_{length}", found[1].to(self.weight), persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        for name, taps in self._taps.items():  # rounded once, from float64, whatever dtype the module had before
+            setattr(self, name, taps.to(self.weight))
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """float (B, in_channels, h, w) to (B, out_channels, image_size / patch, image_size / patch)."""
         if image.ndim != 4 or image.shape[1] != self.weight.shape[1]:
             raise ValueError(f"image must be (B, {self.weight.shape[1]}, h, w), got {tuple(image.shape)}")
-        periods = [_period(side, self.image_size, self.patch, self.mode) for side in image.shape[-2:]]
-        if None in periods:
-            return F.conv2d(self.resize(image), self.weight, stride=self.patch)
-        return self._joint(image, *periods)
+        height, width = (int(side) for side in image.shape[-2:])
+        if height in self._periods and width in self._periods:
+            return self._joint(image, height, width)
+        return F.conv2d(self.resize(image), self.weight, stride=self.patch)
 
     def resize(self, image: Tensor) -> Tensor:
         """The first of the two steps on its own: float (B, C, h, w) to (B, C, image_size, image_size)."""
@@ -81,8 +94,9 @@ class ResizedPatchStem(nn.Module):
         shrink = max(image.shape[-2:]) > self.image_size
         return F.interpolate(image, size, mode=self.mode, align_corners=False, antialias=shrink)
 
-    def _joint(self, image: Tensor, vertical: _Period, horizontal: _Period) -> Tensor:
-        down, right = (period.taps.to(self.weight) for period in (vertical, horizontal))
+    def _joint(self, image: Tensor, height: int, width: int) -> Tensor:
+        vertical, horizontal = self._periods[height], self._periods[width]
+        down, right = getattr(self, f"taps_{height}"), getattr(self, f"taps_{width}")
         with torch.autocast(image.device.type, enabled=False):  # contract in full precision, round the kernel once
             kernel = torch.einsum("ocij,yiu,xjv->yxocuv", self.weight, down, right).flatten(0, 2)
         padding = (horizontal.pad_before, horizontal.pad_after, vertical.pad_before, vertical.pad_after)
@@ -111,19 +125,13 @@ def _convolve(padded: Tensor, kernel: Tensor, down: int, right: int) -> Tensor:
     return windows.flatten(3) @ kernel.flatten(1).T
 
 
-@lru_cache
-def _period(length: int, image_size: int, patch: int, mode: str) -> _Period | None:
-    """The joint convolution along one axis, or None where the two steps serve better."""
-    with torch.inference_mode(False):  # kept for later calls, which may want gradients
-        return _find_period(length, image_size, patch, mode)
-
-
-def _find_period(length: int, image_size: int, patch: int, mode: str) -> _Period | None:
+def _find_period(length: int, image_size: int, patch: int, mode: str) -> tuple[_Period, Tensor] | None:
+    """The joint convolution along one axis and its float64 taps, or None where the two steps serve better."""
     scale = Fraction(image_size, length)
-    if scale <= 1:
-        return None
     upscaled = math.lcm(scale.numerator, patch)
     stride = upscaled * scale.denominator // scale.numerator
+    if stride > _LARGEST_WINDOW:
+        return None
     # Resize unit impulses of an axis three periods and a margin long; the middle period is free of the border.
     margin = 4 * scale.denominator
     resized = _resize_matrix(2 * margin + stride, scale, mode)
@@ -133,8 +141,8 @@ def _find_period(length: int, image_size: int, patch: int, mode: str) -> _Period
     first, last = int(used[0]), int(used[-1])
     if last - first + 1 > _LARGEST_WINDOW:
         return None
-    taps = rows[:, first : last + 1].reshape(upscaled // patch, patch, -1)
-    return _Period(taps, stride, margin - first, last + 1 - margin - stride)
+    taps = rows[:, first : last + 1].reshape(upscaled // patch, patch, -1).contiguous()
+    return _Period(stride, margin - first, last + 1 - margin - stride), taps
 
 
 def _resize_matrix(length: int, scale: Fraction, mode: str) -> Tensor:

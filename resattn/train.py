@@ -21,7 +21,7 @@ from resattn.augment import augment, normalise
 from resattn.checkpoint import load_checkpoint, save_checkpoint
 from resattn.config import TrainConfig, add_settings, chosen_settings
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
-from resattn.environment import code_revision, describe_environment, has_fast_bfloat16, keep_freed_memory
+from resattn.environment import code_revision, describe_environment, keep_freed_memory
 from resattn.files import write_json
 from resattn.networks import build_model, save_weights
 from resattn.progress import clock, track
@@ -32,13 +32,20 @@ _IMAGES_AUGMENTED_TOGETHER = {"cuda": 2048, "cpu": 512}
 EpochCallback = Callable[[list[dict]], None]
 
 
-def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCallback | None = None) -> dict:
+def train(
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    records: Path | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> dict:
     """Train and evaluate one network.
 
     Args:
         config: the settings.
         folder: where the checkpoint lives during the run and the trained weights (``weights.safetensors``) after it; None
             means ``runs/training/<slug>``. A checkpoint found there is continued.
+        records: where the record is written as ``<slug>.json``; None means nowhere. The checkpoint goes only once it is written.
         on_epoch: called after each epoch with the metrics of all epochs so far; None prints a line.
 
     Returns:
@@ -50,6 +57,7 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
     Raises:
         ValueError: the data set or the maps cannot be had as asked.
         FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
+        OSError: a file could not be written; the next call goes on from the last checkpoint.
     """
     device = find_device(config.device)
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
@@ -61,6 +69,8 @@ def train(config: TrainConfig, *, folder: Path | None = None, on_epoch: EpochCal
         (on_epoch or _print_epoch(config.epochs))(run.history)
     record = run.finish()
     save_weights(run.model, folder / "weights.safetensors", config)
+    if records is not None:
+        write_json(Path(records) / f"{config.slug}.json", record)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return record
 
@@ -69,7 +79,9 @@ def find_device(name: str | None) -> torch.device:
     """The named device, or for None CUDA if present, else the CPU; ValueError where there is no such device."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a device to train on")
+        torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device must be None or one this machine has, such as 'cpu', got {name!r} ({error})"
@@ -91,17 +103,26 @@ def evaluate(
     """Mean cross entropy and accuracy over a split whose tensors lie on the model's device; ``maps`` as the model takes them."""
     was_training = model.training
     model.eval()
-    loss = torch.zeros((), device=split.images.device)
-    correct = torch.zeros((), dtype=torch.int64, device=split.images.device)
+    loss, correct = count_correct(model, split, maps, mean, std, precision)
+    model.train(was_training)
+    return float(loss) / len(split), float(correct) / len(split)
+
+
+@torch.no_grad()
+def count_correct(
+    model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy and number of correct answers, on the device: nothing waits for a number."""
+    device = split.images.device
+    loss, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     for start in range(0, len(split), 250):
         part = slice(start, start + 250)
-        with _autocast(split.images.device, precision):
+        with _autocast(device, precision):
             images = normalise(split.images[part], mean, std).contiguous(memory_format=torch.channels_last)
             scores = model(images, None if maps is None else maps[part]).float()
         loss += F.cross_entropy(scores, split.labels[part], reduction="sum")
         correct += (scores.argmax(1) == split.labels[part]).sum()
-    model.train(was_training)
-    return float(loss) / len(split), float(correct) / len(split)
+    return loss, correct
 
 
 class Run:
@@ -130,19 +151,38 @@ class Run:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self.precision = config.precision
         compiled = device.type == "cuda" if config.compile is None else config.compile
-        # On CUDA the forward and the backward pass each become one CUDA graph. Evaluation stays as it is: it is rare.
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
-        if compiled:  # compiled once a machine, not once a run
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
-        self.forward = torch.compile(self.model, mode=mode) if compiled else self.model
-        auto = "bfloat16" if device.type == "cuda" or has_fast_bfloat16() else "float32"
-        self.precision = auto if config.precision == "auto" else config.precision
+        self.forward = self._compiled() if compiled else self.model
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(device).manual_seed(config.seed)
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
+
+    def _compiled(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """The network, compiled and tried on one batch; where that fails, for whatever reason, a line and the network as it is.
+
+        On CUDA the forward and the backward pass each become one CUDA graph. Evaluation is not compiled: it is rare.
+        """
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))  # once a machine, not once a run
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        batch = torch.arange(self.config.batch_size, device=self.device)
+        images = torch.zeros(self.fit.images[batch].shape, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps = None if self.fit_maps is None else self.fit_maps[batch]
+        self.model.train()
+        try:
+            forward = torch.compile(self.model, mode=mode, dynamic=False)
+            self._loss(forward, images, maps, self.fit.labels[batch]).backward()
+        except Exception as error:  # no compiler, an old driver, a bug: none of them is a reason not to train
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            print(f"torch.compile failed, so the run goes on without it ({type(error).__name__}: {reason[:200]})", flush=True)
+            forward = self.model
+        self.model.zero_grad(set_to_none=True)
+        self.model.load_state_dict(before)
+        return forward
 
     @property
     def epoch(self) -> int:
@@ -207,14 +247,18 @@ class Run:
 
     def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
         """One update; returns the loss without waiting for it."""
-        with _autocast(self.device, self.precision):
-            loss = F.cross_entropy(self.forward(images, maps).float(), labels)
+        torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs returned may be written over
+        loss = self._loss(self.forward, images, maps, labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         return loss.detach()
+
+    def _loss(self, forward: Callable, images: Tensor, maps: Tensor | None, labels: Tensor) -> Tensor:
+        with _autocast(self.device, self.precision):
+            return F.cross_entropy(forward(images, maps).float(), labels)
 
     def _check_finite(self, losses: Tensor) -> None:
         finite = losses.isfinite()
@@ -321,15 +365,14 @@ def main(argv: list[str] | None = None) -> None:
     options = vars(parser.parse_args(argv))
     try:
         config = chosen_settings(options)
-        record = train(config)
+        record = train(config, records=options["records"])
     except (ValueError, OSError, FloatingPointError) as error:
         parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
-    path = write_json(options["records"] / f"{config.slug}.json", record)
     metrics = record["metrics"]
     print(
         f"test accuracy {100 * metrics['test_acc']:.2f} % (best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
     )
-    print(f"record: {path}")
+    print(f"record: {options['records'] / f'{config.slug}.json'}")
 
 
 if __name__ == "__main__":

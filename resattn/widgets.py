@@ -12,8 +12,7 @@ import ipywidgets
 import torch
 from IPython.display import Image, display
 
-from resattn.explore import Explorer, Picture, View
-from resattn.model import FORMS
+from resattn.explore import FORMS, Explorer, Picture, View
 from resattn.progress import interactive
 from resattn.views import map_view, png, strength_view
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import measure, plain
 from benchmarks.floor import step_floor
-from resattn import TrainConfig, load_dataset, paths
+from resattn import ResAttnNet, TrainConfig, load_dataset, paths
 from resattn.attention import attention_maps
 from resattn.data import Split, channel_stats
 from resattn.train import Run, train
@@ -25,18 +25,71 @@ def birds(make_folder):
     return {"dataset": "birds", "root": str(make_folder(train=20).parent)}
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_steps_give_the_eager_losses(birds, monkeypatch):
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+
+
+@pytest.fixture
+def own_inductor_cache(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")  # set and unset, so that it is unset again afterwards
+    torch._dynamo.reset()
+
+
+@needs_compiler
+def test_compiled_training_gives_the_eager_losses_and_compiles_once(birds, own_inductor_cache):
     losses = {}
     for compiled in (False, True):
-        config = TrainConfig(**SETTINGS, **birds, compile=compiled)
+        config = TrainConfig(**SETTINGS | {"image_size": 48}, **birds, compile=compiled)
         run = Run(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
-        losses[compiled] = torch.stack(list(run.steps()))
-    assert len(losses[True]) == 5
+        ready = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        losses[compiled] = torch.stack([*run.steps(), *run.steps()])
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == ready, "nothing is compiled once it trains"
+    assert len(losses[True]) == 10
+    assert ready == 1
     assert any((paths.CACHE / "inductor").rglob("*")), "compiled code is kept for the next run"
     torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("image_size", "map_side"), [(224, 28), (64, 8)])
+@pytest.mark.parametrize("form", ["printed", "gated", "residual"])
+def test_compiled_networks_equal_eager_ones_at_the_sizes_in_use(form, image_size, map_side):
+    """Training step and evaluation, image and map of different sizes, in one graph each."""
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, 32, 32, generator=generator)
+    attention = torch.rand(2, 1, map_side, map_side, generator=generator)
+    nets = [
+        ResAttnNet(10, 0.5, form, image_size=image_size, generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    ]
+    forwards = [nets[0], torch.compile(nets[1], dynamic=False, fullgraph=True)]
+    for net, forward in zip(nets, forwards, strict=True):
+        torch.nn.functional.cross_entropy(forward(image, attention), torch.tensor([3, 7])).backward()
+        net.eval()
+    grads = [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in nets]
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(forwards[1](image, attention), nets[0](image, attention), rtol=1e-4, atol=1e-4)
+
+
+def test_the_network_is_one_graph_whatever_was_called_before():
+    net = ResAttnNet(10, 0.5, image_size=224)
+    explained = torch._dynamo.explain(net)(torch.randn(2, 3, 32, 32), torch.rand(2, 1, 28, 28))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+def test_a_compiler_that_fails_costs_a_line_not_the_run(birds, capsys, monkeypatch, own_inductor_cache):
+    """The compiler is one that is not there, so this is what a machine without one sees."""
+    records = {}
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    for compiled in (False, True):
+        records[compiled] = train(TrainConfig(**SETTINGS, **birds, compile=compiled))
+    said = [line for line in capsys.readouterr().out.splitlines() if "torch.compile failed" in line]
+    assert len(said) == 1
+    assert "goes on without it" in said[0]
+    assert records[True]["metrics"]["test_loss"] == records[False]["metrics"]["test_loss"]
 
 
 def test_bfloat16_runs_on_the_cpu_and_stays_close(birds):

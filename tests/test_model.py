@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from resattn import ResAttnNet, resnet8
+from resattn.model import coefficients
 
 SIZE = 32  # pixels: everything here holds for any size
 
@@ -73,7 +74,7 @@ class ByHand:
         return torch.sigmoid(self.norm(self.conv(m, f"attention_blocks.{i}.3", 1), f"attention_blocks.{i}.4"))
 
     def run(self, image, attention, strides=(1, 2, 2)):
-        """Every x_i and m_i, then the scores."""
+        """Every x_i and every mask that is used, then the scores."""
         a, x, m = self.a, F.relu(self.stem(image, "stem")), torch.sigmoid(self.stem(attention, "attention_stem"))
         features, masks = [x], [m]
         for i, stride in enumerate(strides):
@@ -85,18 +86,22 @@ class ByHand:
                 x = F.relu((1 + a) * f)
             elif self.form == "unmasked":
                 x = F.relu((1 + a) * f + a * self.project(x, i, stride))
+            elif self.form == "residual":  # the mask of Eq. 4's index, which has this block's shape
+                x = F.relu(f * (1 - a + a * self.next_mask(m, i, stride)) + self.project(x, i, stride))
             else:
                 x = F.relu(f + self.project(x * (1 - a + a * m), i, stride))
             features.append(x)
-            if i + 1 < len(strides):
+            if i + 1 < len(strides) or self.form == "residual":
                 m = self.next_mask(m, i, stride)
                 masks.append(m)
+        if self.form == "residual":
+            masks = masks[1:]
         scores = x.mean((2, 3)) @ self.weights["fc.weight"].T + self.weights["fc.bias"]
         return features, masks, scores
 
 
 @pytest.mark.parametrize("a", [0, 0.3, 1])
-@pytest.mark.parametrize("form", ["printed", "gated", "scaled", "unmasked"])
+@pytest.mark.parametrize("form", ["printed", "gated", "residual", "scaled", "unmasked"])
 def test_features_masks_and_scores_follow_the_equations(form, a):
     net = lively(ResAttnNet(7, a, form, image_size=SIZE, generator=seeded()).double())
     image, attention = inputs(dtype=torch.float64)
@@ -111,7 +116,7 @@ def test_features_masks_and_scores_follow_the_equations(form, a):
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["printed", "gated", "scaled", "unmasked"])
+@pytest.mark.parametrize("form", ["printed", "gated", "residual", "scaled", "unmasked"])
 def test_gradients_follow_the_equations(form):
     net = lively(ResAttnNet(7, 0.6, form, image_size=SIZE, generator=seeded()).double())
     image, attention = inputs(dtype=torch.float64)
@@ -184,9 +189,10 @@ def test_eq_5_has_no_lower_bound_where_cross_entropy_has():
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("with_map", [True, False])
-def test_gated_without_strength_is_resnet8_bit_for_bit(mode, with_map):
+@pytest.mark.parametrize("form", ["gated", "residual"])
+def test_without_strength_it_is_resnet8_bit_for_bit(form, mode, with_map):
     base = lively(resnet8(10, image_size=SIZE, generator=seeded())).train(mode == "train")
-    net = ResAttnNet(10, 0, "gated", image_size=SIZE, generator=seeded(9)).train(mode == "train")
+    net = ResAttnNet(10, 0, form, image_size=SIZE, generator=seeded(9)).train(mode == "train")
     loaded = net.load_state_dict(base.state_dict(), strict=False)
     assert not loaded.unexpected_keys
     assert all(key.startswith("attention_") for key in loaded.missing_keys)
@@ -207,9 +213,10 @@ def test_gated_without_strength_is_resnet8_bit_for_bit(mode, with_map):
         assert buffers[name].equal(buffer), name
 
 
-def test_gated_tends_to_resnet8_through_the_masks():
+@pytest.mark.parametrize("form", ["gated", "residual"])
+def test_it_tends_to_resnet8_through_the_masks(form):
     base = lively(resnet8(10, image_size=SIZE, generator=seeded()))
-    net = ResAttnNet(10, 1e-9, "gated", image_size=SIZE).eval()
+    net = ResAttnNet(10, 1e-9, form, image_size=SIZE).eval()
     net.load_state_dict(base.state_dict(), strict=False)
     image, attention = inputs()
     torch.testing.assert_close(net(image, attention), base(image), atol=1e-6, rtol=1e-6)
@@ -232,11 +239,24 @@ def test_printed_without_strength_has_no_skip():
         net = lively(ResAttnNet(10, 0, form, image_size=SIZE, generator=seeded()))
         torch.nn.init.zeros_(net.blocks[0].bn2.weight)
         torch.nn.init.zeros_(net.blocks[0].bn2.bias)
-        outputs[form] = net.blocks[0](net.stem(image), None, net.a, form), net(image)
+        outputs[form] = net.blocks[0](net.stem(image), None, coefficients(form, net.a)), net(image)
     assert (outputs["printed"][0] == 0).all()
     assert outputs["printed"][1].std(0).max() == 0
     assert outputs["gated"][0].std(0).max() > 0
     assert outputs["gated"][1].std(0).max() > 0
+
+
+def test_the_residual_form_alone_has_the_last_attention_block():
+    nets = {form: ResAttnNet(10, 1, form, image_size=SIZE, generator=seeded()) for form in ("gated", "residual")}
+    assert [len(net.attention_blocks) for net in nets.values()] == [2, 3]
+    shared = nets["gated"].state_dict()
+    weights = nets["residual"].state_dict()
+    assert all(weights[name].equal(value) for name, value in shared.items()), "one seed, the same weights"
+    with pytest.raises(ValueError, match="form must not become 'residual'"):
+        nets["gated"].form = "residual"
+    image, attention = inputs()
+    nets["residual"].form = "gated"
+    assert nets["residual"](image, attention).equal(nets["gated"](image, attention))
 
 
 def test_resnet8_ignores_the_attention_map():
@@ -345,7 +365,7 @@ def test_the_last_attention_block_would_feed_nothing_and_is_not_built():
     assert all(p.grad is not None for p in net.parameters())
 
 
-@pytest.mark.parametrize("form", ["printed", "gated"])
+@pytest.mark.parametrize("form", ["printed", "gated", "residual"])
 def test_the_map_matters_exactly_where_a_is_positive(form):
     image, attention = inputs()
     net = lively(ResAttnNet(10, 0.5, form, image_size=SIZE, generator=seeded()))
@@ -393,7 +413,7 @@ def test_one_seed_gives_every_network_the_same_classification_branch(source):
         assert reference.keys() < weights.keys()
         assert all(weights[key].equal(reference[key]) for key in reference), name
     for a in (0, 0.5, 1):
-        for form in ("printed", "gated", "scaled", "unmasked"):
+        for form in ("printed", "gated", "residual", "scaled", "unmasked"):
             weights = build(lambda a=a, form=form, **options: ResAttnNet(10, a, form, **options))
             assert weights.keys() == reference.keys()
             assert all(weights[name].equal(reference[name]) for name in reference), (a, form)
@@ -439,7 +459,7 @@ def test_a_strength_that_is_none_is_refused(a):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "both"}, "form must be one of printed, gated, scaled, unmasked; got 'both'"),
+        ({"form": "both"}, "form must be one of printed, gated, residual, scaled, unmasked; got 'both'"),
         ({"widths": (16, 32)}, "widths and depths must be equally long"),
         ({"widths": (), "depths": ()}, "widths and depths must be equally long and positive"),
         ({"depths": (1, 0, 1)}, "widths and depths must be equally long and positive"),
