@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def register_now_or_later() -> None:
-    """Enter the networks of :mod:`resattn.hub` into timm's registry: now if timm is imported, else when it will be."""
+    """Enter the networks of :mod:`resattn.models.hub` into timm's registry: now if timm is imported, else when it will be."""
     if sys.modules.get("timm") is not None:
         _register()
     elif not any(isinstance(finder, _AfterTimm) for finder in sys.meta_path):
@@ -19,7 +19,7 @@ def register_now_or_later() -> None:
 
 
 def _register() -> None:
-    from resattn.hub import register
+    from resattn.models.hub import register
 
     register()
 

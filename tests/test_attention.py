@@ -7,12 +7,12 @@ from timm.models import VisionTransformer
 from timm.utils import AttentionExtract
 
 from resattn import ATTENTION_SOURCES, attention_maps
-from resattn import attention as attention_module
-from resattn.attention import aggregate_heads, border_contrast, dataset_maps, min_max, object_focus
-from resattn.controls import FOUR_HEADS
-from resattn.dino_model import WEIGHTS
+from resattn.attention import maps as attention_module
+from resattn.attention.maps import aggregate_heads, border_contrast, dataset_maps, min_max, object_focus
+from resattn.attention.tiny import WEIGHTS
+from resattn.attention.vit import cls_attention, load_vit, vit_input
+from resattn.experiments.controls import FOUR_HEADS
 from resattn.files import load_arrays
-from resattn.vit import cls_attention, load_vit, vit_input
 
 TINY = "vit_tiny_patch16_224"  # 3 heads, maps of 14x14
 
@@ -484,7 +484,7 @@ def test_dino_tiny_takes_other_weights_of_its_kind(tmp_path):
     assert not attention_maps(images, "dino-tiny", weights=FOUR_HEADS).equal(packaged)
     missing = tmp_path / "none.safetensors"
     with pytest.raises(
-        ValueError, match=f"weights must be 'pretrained' or a file that resattn.dino wrote, got '{missing}'"
+        ValueError, match=f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got '{missing}'"
     ):
         attention_maps(images, "dino-tiny", weights=missing)
 

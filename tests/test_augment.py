@@ -7,8 +7,8 @@ from scipy import stats
 from torch.nn import functional as F
 from torchvision import transforms
 
-from resattn.augment import augment, normalise
-from resattn.data import channel_stats
+from resattn.data.augment import augment, normalise
+from resattn.data.datasets import channel_stats
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)  # mean and standard deviation that leave pixels on [0, 1]
 

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from resattn import paths
-from resattn.claims import claim_table, convergence_table, epochs_to_reach, verdict
+from resattn.analysis.claims import claim_table, convergence_table, epochs_to_reach, verdict
+from resattn.analysis.records import NOT_MEASURED, describe_protocol, load_records, reduced_table
 from resattn.config import TrainConfig
-from resattn.readme import between_marks, main, readme_parts
-from resattn.results import NOT_MEASURED, describe_protocol, load_records, reduced_table
+from resattn.report.readme import between_marks, main, readme_parts
 
 REDUCED = {"dataset": "cifar10", "epochs": 4, "image_size": 64, "lr": 0.01}
 

@@ -3,7 +3,7 @@
 import pytest
 from test_results import write_record
 
-from resattn.comparisons import (
+from resattn.analysis.comparisons import (
     COMPARISONS,
     QUESTIONS,
     accuracy_by_network,
@@ -17,8 +17,8 @@ from resattn.comparisons import (
     sentences,
     verdict,
 )
-from resattn.controls import list_runs
-from resattn.results import load_records, mean_interval, network_name
+from resattn.analysis.records import load_records, mean_interval, network_name
+from resattn.experiments.controls import list_runs
 
 
 @pytest.fixture

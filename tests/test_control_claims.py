@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from resattn.analysis.control_claims import control_claims
+from resattn.analysis.records import NOT_MEASURED
 from resattn.config import TrainConfig
-from resattn.control_claims import control_claims
-from resattn.results import NOT_MEASURED
 
 PROTOCOL = {"dataset": "shapes", "epochs": 6, "image_size": 64}
 

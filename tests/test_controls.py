@@ -7,9 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from resattn import TrainConfig, controls, paths, train
-from resattn.controls import CONTROLS, SAME_COMPUTE, SAME_PARAMETERS, is_finished, list_runs, main, run_queue
-from resattn.cost import matched_widths, network_cost
+from resattn import TrainConfig, paths, train
+from resattn.experiments import controls
+from resattn.experiments.controls import (
+    CONTROLS,
+    SAME_COMPUTE,
+    SAME_PARAMETERS,
+    is_finished,
+    list_runs,
+    main,
+    run_queue,
+)
+from resattn.models.cost import matched_widths, network_cost
 
 FULL = TrainConfig(form="gated", a=1, image_size=64)
 PLAIN = TrainConfig(model="resnet8", image_size=64)
@@ -24,7 +33,7 @@ def trained(monkeypatch):
         slugs.append(config.slug)
         return {"config": config.identity(), "metrics": {"test_acc": 0.5}}
 
-    monkeypatch.setattr(sys.modules["resattn.train"], "train", pretend)
+    monkeypatch.setattr(sys.modules["resattn.training.trainer"], "train", pretend)
     return slugs
 
 
@@ -122,14 +131,14 @@ def test_half_a_record_is_made_again(tmp_path, trained):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tmp_path, trained, monkeypatch):
-    pretend = sys.modules["resattn.train"].train
+    pretend = sys.modules["resattn.training.trainer"].train
 
     def fail_once(config):
         if config.form == "scaled":
             raise FloatingPointError("loss became nan")
         return pretend(config)
 
-    monkeypatch.setattr(sys.modules["resattn.train"], "train", fail_once)
+    monkeypatch.setattr(sys.modules["resattn.training.trainer"], "train", fail_once)
     runs = {name: run for name, run in list_runs("shapes", 1).items() if name.startswith("parts/")}
     failed = run_queue(runs, tmp_path)
     assert failed == [name for name in runs if "scaled" in name]
@@ -146,7 +155,7 @@ def test_no_run_is_started_after_the_time_is_over(tmp_path, trained, capsys):
 def test_a_run_another_process_is_on_is_left_to_it_until_that_ends(tmp_path, trained):
     (first, claimed), (second, free) = list(list_runs("shapes", 1).items())[:2]
     code = (
-        "import sys; from resattn import TrainConfig, controls; "
+        "import sys; from resattn import TrainConfig; from resattn.experiments import controls; "
         f"claim = controls._claim(TrainConfig(**{claimed.identity() | {'form': 'printed', 'a': 0.5, 'source': 'saliency'}!r})); "
         "print(claim.__enter__(), flush=True); sys.stdin.read()"
     )
@@ -195,7 +204,7 @@ def test_a_control_is_trained_from_the_shell(tmp_path, make_folder, capsys):
 
 @pytest.mark.parametrize("changes", [{"form": "scaled", "a": 1}, {"model": "resnet8-cbam"}, {"widths": (6, 12, 24)}])
 def test_every_new_network_trains_and_is_read_back(make_folder, tmp_path, changes):
-    from resattn.networks import load_trained
+    from resattn.models.checkpoints import load_trained
 
     config = TrainConfig(
         "birds", make_folder(train=30, test=10).parent, epochs=1, image_size=16, batch_size=16, lr=0.01

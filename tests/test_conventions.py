@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import resattn
-from resattn import hub, paths
+from resattn import paths
+from resattn.models import hub
 
 CHECK = """
 import timm
@@ -51,7 +52,7 @@ def test_the_package_works_where_timm_is_missing():
 def test_timm_loads_weights_that_training_wrote():
     import timm
 
-    from resattn.networks import demo_weights, load_demo
+    from resattn.models.checkpoints import demo_weights, load_demo
 
     options = {"num_classes": 10, "a": 1.0, "form": "printed", "image_size": 64}
     net = timm.create_model("resattn8", checkpoint_path=str(demo_weights("printed")), **options).eval()
@@ -91,7 +92,7 @@ def test_public_functions_have_type_hints():
     package = paths.CHECKOUT / "resattn"
     assert (package / "py.typed").exists()
     missing = []
-    for path in sorted(package.glob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.FunctionDef) or (node.name.startswith("_") and node.name != "__init__"):
                 continue

@@ -11,8 +11,8 @@ import torchvision
 from conftest import write_image
 from PIL import Image
 
-from resattn import data as data_module
 from resattn import load_dataset, stratified_split
+from resattn.data import datasets as data_module
 from resattn.files import load_arrays
 
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from resattn import dino, paths
-from resattn.attention import aggregate_heads, object_focus
-from resattn.crops import random_crops
-from resattn.data import load_dataset
-from resattn.dino_model import RECORD, WEIGHTS, DinoConfig, tiny_vit
+from resattn import paths
+from resattn.attention.maps import aggregate_heads, object_focus
+from resattn.attention.tiny import RECORD, WEIGHTS, tiny_vit
+from resattn.attention.vit import cls_attention, vit_input
+from resattn.data.datasets import load_dataset
+from resattn.data.shapes import make_shapes
+from resattn.dino import pretrain as dino
+from resattn.dino.config import DinoConfig
+from resattn.dino.crops import random_crops
 from resattn.files import load_arrays
-from resattn.shapes import make_shapes
-from resattn.vit import cls_attention, vit_input
 
 
 @pytest.fixture
@@ -137,8 +139,8 @@ def test_cosine_schedule_starts_turns_and_ends_where_it_should():
 def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path):
     whole = dino.pretrain(tiny, folder=tmp_path / "whole", on_epoch=lambda _: None)
     script = (
-        "import os, signal, sys, torch; from pathlib import Path; from resattn import dino; "
-        "from resattn.dino_model import DinoConfig; torch.set_num_threads(int(sys.argv[3])); "
+        "import os, signal, sys, torch; from pathlib import Path; from resattn.dino import pretrain as dino; "
+        "from resattn.dino.config import DinoConfig; torch.set_num_threads(int(sys.argv[3])); "
         "stop = lambda entry: entry['epoch'] == 2 and os.kill(os.getpid(), signal.SIGKILL); "
         "import json; dino.pretrain(DinoConfig(**json.loads(sys.argv[1])), folder=Path(sys.argv[2]), on_epoch=stop)"
     )
@@ -168,7 +170,7 @@ def test_impossible_settings_are_refused_by_name(wrong):
 
 def test_help_says_what_there_is_and_is_quick():
     shown = subprocess.run(
-        [sys.executable, "-m", "resattn.dino", "--help"], capture_output=True, text=True, cwd=paths.ROOT
+        [sys.executable, "-m", "resattn.dino.pretrain", "--help"], capture_output=True, text=True, cwd=paths.ROOT
     )
     assert shown.returncode == 0
     assert "--teacher-temperature" in shown.stdout

@@ -13,9 +13,9 @@ import torch
 from benchmarks import measure, plain
 from benchmarks.floor import step_floor
 from resattn import TrainConfig, load_dataset, paths
-from resattn.attention import attention_maps
-from resattn.data import Split, channel_stats
-from resattn.train import Run, train
+from resattn.attention.maps import attention_maps
+from resattn.data.datasets import Split, channel_stats
+from resattn.training.trainer import Run, train
 
 SETTINGS = {"epochs": 1, "image_size": 16, "batch_size": 10, "lr": 1e-3, "n_val": 6, "a": 1.0, "form": "gated"}
 

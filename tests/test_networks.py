@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from resattn import TrainConfig, attention_maps
-from resattn.data import channel_stats
-from resattn.networks import build_model, demo_weights, load_demo, load_trained, save_weights, trained_config
-from resattn.train import evaluate
+from resattn.data.datasets import channel_stats
+from resattn.models.checkpoints import build_model, demo_weights, load_demo, load_trained, save_weights, trained_config
+from resattn.training.trainer import evaluate
 
 
 @pytest.mark.parametrize("form", ["printed", "gated"])

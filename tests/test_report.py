@@ -10,13 +10,13 @@ import nbformat
 import pytest
 
 from resattn import paths
-from resattn.captions import caption_of
-from resattn.claims import claim_table
+from resattn.analysis.claims import claim_table
+from resattn.analysis.records import load_records, paired_differences, table3
 from resattn.config import TrainConfig
-from resattn.pages import notebook_title, write_page
-from resattn.report import build_report, main, newest_records
-from resattn.results import load_records, paired_differences, table3
-from resattn.summary import facts_of, groups_of, signed
+from resattn.plots.captions import caption_of
+from resattn.report.page import build_report, main, newest_records
+from resattn.report.pages import notebook_title, write_page
+from resattn.report.summary import facts_of, groups_of, signed
 
 BASE = {"dataset": "cifar10", "model": "resnet8"}
 GATED = {"dataset": "cifar10", "form": "gated", "a": 1.0, "source": "saliency"}
@@ -112,7 +112,7 @@ def test_page_loads_nothing_and_all_links_lead_somewhere(committed):
 def test_every_committed_figure_is_shown_with_a_caption_and_its_records(committed):
     page = Page(committed)
     names = {path.stem for path in paths.FIGURES.iterdir()}
-    assert [name for name in names if caption_of(name) is None] == [], "add a caption to resattn.captions"
+    assert [name for name in names if caption_of(name) is None] == [], "add a caption to resattn.plots.captions"
     assert names <= set(page.ids)
     assert len(page.images) == len(names)
     assert all(image["alt"] for image in page.images)

@@ -11,13 +11,13 @@ import pytest
 
 from resattn import paths
 from resattn.config import TrainConfig
-from resattn.jobs import check_changes, list_jobs, notebook_parameters, select_jobs
+from resattn.experiments.jobs import check_changes, list_jobs, notebook_parameters, select_jobs
 
 TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500"]
 
 
 def run(home, *options, **kwargs):
-    command = [sys.executable, "-m", "resattn.reproduce", *options]
+    command = [sys.executable, "-m", "resattn.experiments.notebooks", *options]
     environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, cwd=paths.CHECKOUT, env=environment, capture_output=True, text=True, **kwargs)
 
@@ -39,7 +39,7 @@ def test_help_answers_at_once_without_an_environment(script):
 
 
 def test_planning_imports_no_torch():
-    code = "import sys, resattn.reproduce as r; r.main(['--dry-run', '--profile', 'demo']); sys.exit('torch' in sys.modules)"
+    code = "import sys, resattn.experiments.notebooks as r; r.main(['--dry-run', '--profile', 'demo']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=paths.CHECKOUT, capture_output=True).returncode == 0
 
 
@@ -144,7 +144,15 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
 
 
 def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path):
-    command = [sys.executable, "-m", "resattn.reproduce", "--profile", "demo", "--only", "03-shapes-resnet8-seed0"]
+    command = [
+        sys.executable,
+        "-m",
+        "resattn.experiments.notebooks",
+        "--profile",
+        "demo",
+        "--only",
+        "03-shapes-resnet8-seed0",
+    ]
     command += ["--set", "epochs=30"]  # long enough to be interrupted
     environment = os.environ | {"RESATTN_HOME": str(tmp_path)}
     first = subprocess.Popen(

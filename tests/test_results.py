@@ -7,10 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from resattn.config import TrainConfig
-from resattn.controls import FOUR_HEADS
-from resattn.figures import variant_style
-from resattn.results import (
+from resattn.analysis.records import (
     NOT_MEASURED,
     accuracy_table,
     load_records,
@@ -24,6 +21,9 @@ from resattn.results import (
     variant_name,
     variant_order,
 )
+from resattn.config import TrainConfig
+from resattn.experiments.controls import FOUR_HEADS
+from resattn.plots.results import variant_style
 
 
 def write_record(folder, test_acc, **settings):

@@ -14,12 +14,12 @@ import torch
 from optuna.trial import TrialState
 
 from resattn import TrainConfig, load_dataset, paths
-from resattn import search as search_module
-from resattn.figures import save_figure, use_style
-from resattn.search import SearchPlan, main, search
-from resattn.search_figures import search_figures
-from resattn.search_queue import Point, PointQueue
-from resattn.search_results import answers, best_trial, cosine_against_constant, load_searches, search_trials
+from resattn.analysis.search import answers, best_trial, cosine_against_constant, load_searches, search_trials
+from resattn.experiments import search as search_module
+from resattn.experiments.search import SearchPlan, main, search
+from resattn.experiments.search_queue import Point, PointQueue
+from resattn.plots.results import save_figure, use_style
+from resattn.plots.search import search_figures
 
 TINY = TrainConfig(dataset="birds", model="resnet8", epochs=2, image_size=8, batch_size=4, device="cpu")
 OPTIONS = ["--dataset", "birds", "--model", "resnet8", "--epochs", "2", "--image-size", "8", "--batch-size", "4"]
@@ -131,7 +131,7 @@ def test_the_test_split_is_never_looked_at(birds, tmp_path, monkeypatch):
 
 
 def start_worker(home, *options, **kwargs):
-    command = [sys.executable, "-m", "resattn.search", *OPTIONS, *options]
+    command = [sys.executable, "-m", "resattn.experiments.search", *OPTIONS, *options]
     environment = os.environ | {
         "RESATTN_HOME": str(home),
         "CUDA_VISIBLE_DEVICES": "",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from resattn.data.shapes import CLASSES, make_shapes
 from resattn.files import digest
-from resattn.shapes import CLASSES, make_shapes
 
 
 def test_one_seed_gives_one_set_of_images():

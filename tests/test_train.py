@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from resattn import TrainConfig, attention_maps, load_dataset, paths, train
 from resattn.config import DEMO
-from resattn.data import Split, channel_stats
+from resattn.data.datasets import Split, channel_stats
 from resattn.files import digest, write_json
-from resattn.networks import build_model, load_trained
-from resattn.train import evaluate, learning_rate, main
+from resattn.models.checkpoints import build_model, load_trained
+from resattn.training.trainer import evaluate, learning_rate, main
 
-train_module = sys.modules["resattn.train"]
+train_module = sys.modules["resattn.training.trainer"]
 ZERO, ONE = torch.zeros(3), torch.ones(3)
 
 
@@ -231,7 +231,7 @@ def test_a_killed_run_ends_with_the_same_weights_as_one_left_alone(make_folder, 
     root = make_folder(train=60, test=10).parent
     config = TrainConfig(dataset="birds", root=root, epochs=6, image_size=48, batch_size=16, lr=0.01)
     folder = home / "runs" / "training" / config.slug
-    command = [sys.executable, "-m", "resattn.train", "--dataset", "birds", "--root", str(root)]
+    command = [sys.executable, "-m", "resattn.training.trainer", "--dataset", "birds", "--root", str(root)]
     command += ["--epochs", "6", "--image-size", "48", "--batch-size", "16", "--lr", "0.01"]
     environment = os.environ | {"RESATTN_HOME": str(home), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -625,14 +625,15 @@ def test_the_identity_holds_no_path(tmp_path):
 
 
 def test_train_is_the_function_whatever_is_imported():
-    import resattn.train
+    import resattn.training.trainer
 
-    assert callable(resattn.train)
-    assert resattn.train is train
+    assert resattn.train is resattn.training.trainer.train is train
 
 
 def test_the_help_names_every_setting():
-    result = subprocess.run([sys.executable, "-m", "resattn.train", "--help"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "resattn.training.trainer", "--help"], capture_output=True, text=True
+    )
     assert result.returncode == 0
     for option in ("--preset", "--records", "--dataset", "--form", "--a ", "--lr", "--batch-size", "--weight-decay"):
         assert option in result.stdout
@@ -692,7 +693,7 @@ def test_a_bad_option_ends_in_one_line_that_names_it(option, value, capsys, monk
         main([f"--{option}={value}", "--epochs=1"] if option != "epochs" else [f"--{option}={value}"])
     assert caught.value.code not in (0, None)
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("python -m resattn.train: ")
+    assert last.startswith("python -m resattn.training.trainer: ")
     assert option.replace("-", "_") in last.replace("-", "_")
     assert value in last
 
@@ -709,7 +710,7 @@ def test_a_full_disk_ends_in_one_line(tiny, monkeypatch, capsys):
 
 
 def test_a_bad_option_shows_no_traceback():
-    command = [sys.executable, "-m", "resattn.train", "--a", "2"]
+    command = [sys.executable, "-m", "resattn.training.trainer", "--a", "2"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0
-    assert result.stderr == "python -m resattn.train: a must be a number in [0, 1], got 2.0\n"
+    assert result.stderr == "python -m resattn.training.trainer: a must be a number in [0, 1], got 2.0\n"

@@ -11,11 +11,11 @@ from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 from resattn import TrainConfig
-from resattn.data import Dataset, Split
-from resattn.explore import SWEEP, Explorer, read_picture
-from resattn.networks import build_model, save_weights
-from resattn.views import map_view, png, strength_view
-from resattn.widgets import MapPanel, StrengthPanel, explore_maps, explore_strength
+from resattn.data.datasets import Dataset, Split
+from resattn.explore.inspect import SWEEP, Explorer, read_picture
+from resattn.explore.views import map_view, png, strength_view
+from resattn.explore.widgets import MapPanel, StrengthPanel, explore_maps, explore_strength
+from resattn.models.checkpoints import build_model, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_photographs_are_turned_upright_and_transparency_is_white():
 
 def test_one_picture_and_a_line_where_nobody_watches(explorer, capsys, monkeypatch):
     shown = []
-    monkeypatch.setattr("resattn.widgets.display", shown.append)
+    monkeypatch.setattr("resattn.explore.widgets.display", shown.append)
     before = len(_instances)
     for explore, panel in ((explore_maps, MapPanel), (explore_strength, StrengthPanel)):
         view = explore(explorer)
