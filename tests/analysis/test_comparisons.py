@@ -1,7 +1,7 @@
 """What the controls answer: arithmetic by hand, and names that agree with the list of controls."""
 
 import pytest
-from test_results import write_record
+from test_records import write_record
 
 from resattn.analysis.comparisons import (
     COMPARISONS,
