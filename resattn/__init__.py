@@ -2,11 +2,7 @@
 Using Regions of High Attention". Names are imported on first use, so that ``import resattn`` and ``--help`` take no time."""
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING
-
-from resattn.timm_hook import register_now_or_later
 
 if TYPE_CHECKING:
     from resattn.attention.maps import attention_maps as attention_maps
@@ -43,16 +39,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(types.ModuleType):
-    """Keeps ``resattn.training.trainer`` the function: importing the module of that name would put the module in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "train" and isinstance(value, types.ModuleType):
-            value = value.train
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-register_now_or_later()

@@ -1,4 +1,4 @@
-"""The networks by name, as ``timm.create_model("resattn8")`` and ``torch.hub.load(repository, "resattn8")`` call them."""
+"""The networks by name: for ``torch.hub.load(repository, "resattn8")``, and after :func:`register` for ``timm.create_model("resattn8")``."""
 
 from typing import Any
 
