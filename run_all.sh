@@ -30,4 +30,4 @@ HELP
     esac
 done
 . ./setup_env.sh
-exec "$PY" -m resattn.reproduce "$@"
+exec "$PY" -m resattn.experiments.notebooks "$@"

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from benchmarks.measure import write_record
+from resattn.analysis.records import mean_interval
 from resattn.config import TrainConfig
-from resattn.results import mean_interval
-from resattn.train import train
+from resattn.training.trainer import train
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import in_turn, median, peak_memory_mb, synchronise, write_record
-from resattn.attention import aggregate_heads
-from resattn.vit import DINO_MODEL, cls_attention, load_vit
+from resattn.attention.maps import aggregate_heads
+from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from resattn import paths
-from resattn.environment import code_revision, describe_environment
 from resattn.files import write_json
+from resattn.training.environment import code_revision, describe_environment
 
 
 def in_turn(module: str, sides: dict[str, list[str]], repeats: int) -> dict[str, list[dict]]:

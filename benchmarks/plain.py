@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional as T
 
-from resattn.data import Split
+from resattn.data.datasets import Split
 
 
 class AugmentedImages(Dataset):

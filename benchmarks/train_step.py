@@ -91,8 +91,8 @@ def _measure(side: str, settings: dict, started: float) -> dict:
 
 def _floor(settings: dict) -> dict[str, float]:
     from benchmarks.floor import step_floor
-    from resattn.environment import has_fast_bfloat16
-    from resattn.networks import build_model
+    from resattn.models.checkpoints import build_model
+    from resattn.training.environment import has_fast_bfloat16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(_config(settings), 10).to(device, memory_format=torch.channels_last)
@@ -101,9 +101,9 @@ def _floor(settings: dict) -> dict[str, float]:
 
 
 def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
-    from resattn.attention import attention_maps
-    from resattn.data import channel_stats, load_dataset
-    from resattn.networks import build_model
+    from resattn.attention.maps import attention_maps
+    from resattn.data.datasets import channel_stats, load_dataset
+    from resattn.models.checkpoints import build_model
 
     config = _config(settings)
     data = load_dataset("shapes")
@@ -118,8 +118,8 @@ def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
 
 
 def _our_steps(settings: dict, device: torch.device) -> Iterator[None]:
-    from resattn.data import load_dataset
-    from resattn.train import Run
+    from resattn.data.datasets import load_dataset
+    from resattn.training.trainer import Run
 
     run = Run(_config(settings), load_dataset("shapes"), device)
     while True:

@@ -2,35 +2,31 @@
 Using Regions of High Attention". Names are imported on first use, so that ``import resattn`` and ``--help`` take no time."""
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING
 
-from resattn.timm_hook import register_now_or_later
-
 if TYPE_CHECKING:
-    from resattn.attention import attention_maps as attention_maps
-    from resattn.baseline import resnet8 as resnet8
+    from resattn.attention.maps import attention_maps as attention_maps
     from resattn.config import ATTENTION_SOURCES as ATTENTION_SOURCES
     from resattn.config import TrainConfig as TrainConfig
-    from resattn.data import load_dataset as load_dataset
-    from resattn.data import stratified_split as stratified_split
-    from resattn.model import ResAttnNet as ResAttnNet
-    from resattn.stem import ResizedPatchStem as ResizedPatchStem
-    from resattn.train import train as train
+    from resattn.data.datasets import load_dataset as load_dataset
+    from resattn.data.datasets import stratified_split as stratified_split
+    from resattn.models.resattn import ResAttnNet as ResAttnNet
+    from resattn.models.resnet import resnet8 as resnet8
+    from resattn.models.stem import ResizedPatchStem as ResizedPatchStem
+    from resattn.training.trainer import train as train
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ResAttnNet": "model",
-    "resnet8": "baseline",
-    "ResizedPatchStem": "stem",
-    "attention_maps": "attention",
+    "ResAttnNet": "models.resattn",
+    "resnet8": "models.resnet",
+    "ResizedPatchStem": "models.stem",
+    "attention_maps": "attention.maps",
     "ATTENTION_SOURCES": "config",
-    "load_dataset": "data",
-    "stratified_split": "data",
+    "load_dataset": "data.datasets",
+    "stratified_split": "data.datasets",
     "TrainConfig": "config",
-    "train": "train",
+    "train": "training.trainer",
 }
 __all__ = sorted(_HOMES)
 
@@ -43,16 +39,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(types.ModuleType):
-    """Keeps ``resattn.train`` the function: importing the module of that name would put the module in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "train" and isinstance(value, types.ModuleType):
-            value = value.train
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-register_now_or_later()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.model
+FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.models.resattn
 CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
 MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
@@ -54,7 +54,7 @@ class TrainConfig:
         a: strength of the mask, in [0, 1].
         source: where attention maps come from, one of ``ATTENTION_SOURCES``.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
-        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino wrote.
+        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote.
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         epochs: passes over the training split.
         image_size: side the network resizes its input to, in pixels; a multiple of 4.

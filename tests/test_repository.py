@@ -7,10 +7,10 @@ import subprocess
 import pytest
 
 from resattn import paths
-from resattn.comparisons import control_figures, control_records
-from resattn.figures import result_figures, save_figure, use_style
-from resattn.readme import between_marks, readme_parts
-from resattn.results import load_records, main_records
+from resattn.analysis.comparisons import control_figures, control_records
+from resattn.analysis.records import load_records, main_records
+from resattn.plots.results import result_figures, save_figure, use_style
+from resattn.report.readme import between_marks, readme_parts
 
 README = paths.CHECKOUT / "README.md"
 
@@ -59,7 +59,7 @@ def test_the_readmes_links_lead_somewhere():
 @pytest.mark.parametrize("name", readme_parts())
 def test_the_readmes_tables_are_made_from_the_records(name):
     text = README.read_text(encoding="utf-8")
-    assert between_marks(name, readme_parts()[name]) in text, "run python -m resattn.results"
+    assert between_marks(name, readme_parts()[name]) in text, "run python -m resattn.report.readme"
 
 
 def test_the_figures_are_made_from_the_records(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from resattn import paths
-from resattn.report import build_report
+from resattn.report.page import build_report
 
 from .conftest import DESKTOP, PHONE
 

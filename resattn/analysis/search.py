@@ -1,0 +1,154 @@
+"""From search records to answers: where the best recipe lies, what the paper's costs, and which schedule wins (Sec. 5.1)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from resattn.analysis.records import NOT_MEASURED, mean_interval, variant_name, variant_order
+from resattn.config import PAPER
+
+GROUP = ["dataset", "protocol", "network", "schedule"]
+_NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "schedule"}
+_RECIPE = ["lr", "weight_decay"]
+
+
+def load_searches(folder: Path | str) -> pd.DataFrame:
+    """All trials of the search records in a folder, one row each; empty, with these columns, where there is none.
+
+    Returns:
+        Columns as :func:`search_trials` makes them.
+
+    Raises:
+        ValueError: a file is not a search record; the message names it.
+    """
+    frames = [search_trials({"config": {}, "trials": []})]
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            frames.append(search_trials(json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"search record {path} is not one that a search wrote ({type(error).__name__}: {error}); delete or mend it"
+            ) from error
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else frames[0]
+
+
+def search_trials(record: dict) -> pd.DataFrame:
+    """The trials of one record: columns "dataset", "protocol" (text), "image_size", "epochs", "network", "schedule", "stage", "lr",
+    "weight_decay", "seed", "val_acc" (fraction, after the last epoch; 0 where the loss was lost), "val_loss", "diverged", "seconds".
+    """
+    config = record["config"]
+    columns = [*GROUP, "image_size", "epochs", "stage", *_RECIPE, "seed", "val_acc", "val_loss", "diverged", "seconds"]
+    rows = []
+    for trial in record["trials"]:
+        diverged = trial["diverged"] is not None
+        last = {"val_acc": 0.0, "val_loss": np.inf} if diverged else trial["epochs"][-1]
+        rows.append(
+            {name: trial[name] for name in ("stage", "lr", "weight_decay", "seed", "seconds")}
+            | {name: config[name] for name in ("dataset", "schedule", "image_size", "epochs")}
+            | {"protocol": ", ".join(f"{k}={v}" for k, v in sorted(config.items()) if k not in _NOT_PROTOCOL)}
+            | {"network": variant_name(config), "diverged": diverged}
+            | {name: last[name] for name in ("val_acc", "val_loss")}
+        )
+    return pd.DataFrame(rows, columns=columns)
+
+
+def best_trial(trials: pd.DataFrame) -> pd.Series:
+    """Of one search, the trial that it found best: highest validation accuracy, then lowest validation loss."""
+    searched = trials[trials["stage"] != "confirm"]
+    return searched.sort_values(["val_acc", "val_loss"], ascending=[False, True], kind="stable").iloc[0]
+
+
+def best_recipes(trials: pd.DataFrame) -> pd.DataFrame:
+    """For each search: trials, how many diverged, the best recipe, its validation accuracy and that of Table 1's (%), and the
+    learning rates whose best trial comes within 5 points of the best."""
+    rows = []
+    for key, group in _searches(trials):
+        searched, best = group[group["stage"] != "confirm"], best_trial(group)
+        good = searched.loc[searched["val_acc"] >= best["val_acc"] - 0.05, "lr"]
+        paper = searched.loc[searched["stage"] == "paper", "val_acc"]
+        measured = len(searched), int(searched["diverged"].sum())
+        table1 = 100 * paper.iloc[0] if len(paper) else np.nan
+        recipe = best["lr"], best["weight_decay"]
+        rows.append((*key, *measured, *recipe, 100 * best["val_acc"], table1, good.min(), good.max()))
+    names = ["trials", "diverged", "lr", "weight_decay", "best", "paper", "good_from", "good_to"]
+    return pd.DataFrame(rows, columns=[*GROUP, *names])
+
+
+def best_against_paper(trials: pd.DataFrame) -> pd.DataFrame:
+    """Best recipe minus Table 1's, paired by the seeds that trained both again: "seeds", "mean", "half" (points, 95 %)."""
+    rows = []
+    for key, group in _searches(trials):
+        again, best = group[group["stage"] == "confirm"], best_trial(group)
+        ours, paper = (_by_seed(again, *recipe) for recipe in ((best["lr"], best["weight_decay"]), _PAPER_RECIPE))
+        pairs = (ours - paper).dropna()
+        if len(pairs):
+            rows.append((*key, len(pairs), *mean_interval(100 * pairs)))
+    return pd.DataFrame(rows, columns=[*GROUP, "seeds", "mean", "half"])
+
+
+def cosine_against_constant(trials: pd.DataFrame) -> pd.DataFrame:
+    """Cosine minus constant (points, 95 %), each at its best recipe, paired by the seeds that trained it again; and, "wins", how many of
+    the recipes that both trained came out better with cosine, of "recipes"."""
+    rows = []
+    for key, group in trials.groupby(GROUP[:-1], sort=False):
+        cosine, constant = (group[group["schedule"] == schedule] for schedule in ("cosine", "constant"))
+        if not len(cosine) or not len(constant):
+            continue
+        again = [
+            _by_seed(one[one["stage"] == "confirm"], best["lr"], best["weight_decay"])
+            for one, best in ((one, best_trial(one)) for one in (cosine, constant))
+        ]
+        pairs = (again[0] - again[1]).dropna()
+        shared = [
+            one[one["stage"].isin(["random", "paper"])].set_index(_RECIPE)["val_acc"] for one in (cosine, constant)
+        ]
+        both = (shared[0] - shared[1]).dropna()
+        interval = mean_interval(100 * pairs) if len(pairs) else (np.nan, np.nan)
+        rows.append((*key, len(pairs), *interval, int((both > 0).sum()), len(both)))
+    return pd.DataFrame(rows, columns=[*GROUP[:-1], "seeds", "mean", "half", "wins", "recipes"])
+
+
+def answers(trials: pd.DataFrame) -> list[str]:
+    """The two questions of Sec. 5.1, answered in sentences made from the trials of one data set and protocol."""
+    lines = []
+    against = best_against_paper(trials).set_index(["network", "schedule"])
+    for row in best_recipes(trials).itertuples():
+        confirmed = NOT_MEASURED
+        if (row.network, row.schedule) in against.index:
+            confirmed = _points(against.loc[(row.network, row.schedule)])
+        paper = f"{row.paper:.1f} %" if np.isfinite(row.paper) else NOT_MEASURED
+        lines.append(
+            f"{row.network}, {row.schedule}: best at lr {row.lr:.3g}, weight decay {row.weight_decay:.2g} "
+            f"({row.best:.1f} %; the paper's lr 0.2, weight decay 5e-4: {paper}). Trials within 5 points of the best "
+            f"have lr {row.good_from:.2g} to {row.good_to:.2g}. Best minus the paper's on other seeds: {confirmed}."
+        )
+    for row in cosine_against_constant(trials).itertuples():
+        confirmed = _points(pd.Series(row._asdict())) if row.seeds else NOT_MEASURED
+        lines.append(
+            f"{row.network}, cosine against constant, each at its best, on other seeds: {confirmed}; "
+            f"cosine is ahead at {row.wins} of {row.recipes} recipes that both tried."
+        )
+    return lines
+
+
+_PAPER_RECIPE = (PAPER["lr"], PAPER["weight_decay"])
+
+
+def _searches(trials: pd.DataFrame):
+    """Groups of one search each, the baseline first."""
+    order = {network: i for i, network in enumerate(variant_order(trials["network"]))}
+    groups = list(trials.groupby(GROUP, sort=False))
+    return sorted(groups, key=lambda pair: (*pair[0][:2], order[pair[0][2]], pair[0][3] != "cosine"))
+
+
+def _by_seed(trials: pd.DataFrame, lr: float, weight_decay: float) -> pd.Series:
+    chosen = trials[(trials["lr"] == lr) & (trials["weight_decay"] == weight_decay)]
+    return chosen.set_index("seed")["val_acc"]
+
+
+def _points(row: pd.Series) -> str:
+    spread = f" ± {row['half']:.1f}" if np.isfinite(row["half"]) else ""
+    return f"{row['mean']:+.1f}{spread} points ({row['seeds']:.0f} seeds)"

@@ -1,0 +1,1 @@
+"""Attention maps and the ViTs that make them."""

@@ -1,0 +1,316 @@
+"""Attention maps x_a: where to look in an image, from a self-supervised ViT or from simpler sources (Sec. 3.1, 5.2).
+
+:func:`attention_maps` is the one door. Maps that take time are kept on disk under a key of everything they depend on.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resattn import paths
+from resattn.attention.tiny import WEIGHTS, tiny_vit
+from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
+from resattn.config import ATTENTION_SOURCES
+from resattn.data.datasets import Dataset
+from resattn.files import digest, load_arrays, save_arrays
+from resattn.progress import track
+
+MAP_SIZE = 28  # pixels on a side of the maps that no ViT makes; ViT-B/8 at 224 gives the same
+_PART = 512  # images between two saved steps of an extraction
+
+
+def attention_maps(
+    images: Tensor,
+    source: str = "dino",
+    *,
+    heads: str | int = "mean",
+    masks: Tensor | None = None,
+    base: str = "saliency",
+    model: str = DINO_MODEL,
+    weights: str | Path = "pretrained",
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    name: str = "images",
+    cache: Path | None = None,
+) -> Tensor:
+    """One attention map for each image.
+
+    Args:
+        images: uint8 (N, 3, H, W).
+        source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", the same of a small ViT that travels with the
+            package, self-distilled on ``shapes`` (:mod:`resattn.dino.pretrain`), 8x8 for 32x32 images; "saliency", colour contrast against the image's border,
+            without any training; controls "uniform" (ones), "center" (a Gaussian), "shuffled" (another image's map of source
+            ``base``); "oracle", the true object masks of data sets that have them, and "box", the upright rectangle
+            around each, which tells where the object is but not what outline it has.
+        heads: how a ViT's heads become one map: "mean" (default), "max", an index, or "all" for one channel a head.
+        masks: float (N, 1, h, w), needed by "oracle" and "box" alone.
+        base: the source that "shuffled" shuffles.
+        model: name of any timm VisionTransformer with a class token, for "dino" alone.
+        weights: for "dino": "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
+            file for ``model``; for "dino-tiny" a file that :mod:`resattn.dino.pretrain` wrote, instead of the one in the package.
+        seed: for "shuffled" and for random weights.
+        batch_size: images at a time through the ViT.
+        device: where the ViT runs; None means CUDA if present, else the CPU.
+        name: what to call the images in file names and progress, for example "cifar10-train".
+        cache: folder for finished and half-finished maps; None means ``cache/maps``.
+
+    Returns:
+        float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0, "uniform" is
+        1). K is 1, or the number of heads for ``heads="all"``.
+
+    Raises:
+        ValueError: an argument is not as described.
+        ConnectionError: pretrained weights cannot be fetched; the message says what else can be done.
+    """
+    if source not in ATTENTION_SOURCES:
+        raise ValueError(f"source must be one of {', '.join(ATTENTION_SOURCES)}; got {source!r}")
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images must be a uint8 tensor (N, 3, H, W), got {given}")
+    n = len(images)
+    if not n:
+        raise ValueError("images must not be empty")
+    cache = Path(cache) if cache is not None else paths.CACHE / "maps"
+    if source == "uniform":
+        return torch.ones(n, 1, MAP_SIZE, MAP_SIZE)
+    if source == "center":
+        return _gaussian_map().expand(n, 1, -1, -1).clone()
+    if source in ("oracle", "box"):
+        if masks is None or len(masks) != n:
+            given = "None" if masks is None else f"{len(masks)}"
+            raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
+        return masks.float() if source == "oracle" else bounding_box(masks)
+    if source == "shuffled":
+        if base not in set(ATTENTION_SOURCES) - {"shuffled", "uniform", "center"}:
+            raise ValueError(f"base must be a source whose maps differ between images, got {base!r}")
+        vit_options = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
+        return _shuffle(
+            attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit_options), seed
+        )
+    if source == "saliency":
+        return _cached(
+            images, cache, name, {"source": source, "size": MAP_SIZE, "version": 2}, lambda: border_contrast, 256
+        )
+
+    _check_heads(heads)
+    if source == "dino-tiny":
+        tiny_weights = _tiny_weights(weights)
+        identity = {"weights": digest(tiny_weights.read_bytes())}
+    else:
+        identity = {"model": model, "weights": _identify_weights(weights, seed)}
+    settings = {"source": source, "heads": heads, "version": 1} | identity
+    device = (
+        torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
+
+    def extractor() -> Callable[[Tensor], Tensor]:
+        vit = tiny_vit(weights=tiny_weights) if source == "dino-tiny" else load_vit(model, weights, seed)
+        vit = vit.to(device)
+
+        def extract(batch: Tensor) -> Tensor:
+            return aggregate_heads(cls_attention(vit, vit_input(vit, _send(batch, device))), heads).float().cpu()
+
+        return extract
+
+    return _cached(images, cache, name, settings, extractor, batch_size)
+
+
+def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:
+    """Maps of a data set's train and test images; ``options`` as for :func:`attention_maps`."""
+    train, test = (
+        attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
+        for split, part in (("train", data.train), ("test", data.test))
+    )
+    return train, test
+
+
+def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
+    """(B, heads, h, w) to one map (B, 1, h, w), or all of them for "all"; then min-max to [0, 1] per image and channel."""
+    _check_heads(heads)
+    if heads == "mean":
+        attention = attention.mean(1, keepdim=True)
+    elif heads == "max":
+        attention = attention.amax(1, keepdim=True)
+    elif heads != "all":
+        if heads >= attention.shape[1]:
+            raise ValueError(f"heads must be below {attention.shape[1]}, the number of heads, got {heads}")
+        attention = attention[:, heads : heads + 1]
+    return min_max(attention)
+
+
+def border_contrast(images: Tensor) -> Tensor:
+    """Training-free saliency: how far a pixel's colour lies from the colours along the image's border.
+
+    The distance is Mahalanobis's under the border pixels' mean and covariance (one sixteenth of the side on each side),
+    smoothed. Objects seldom fill the border, so what differs from it is likely one: the boundary prior of Wei et al. 2012.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+
+    Returns:
+        float32 (B, 1, 28, 28) in [0, 1].
+    """
+    pixels = images.float() / 255
+    height, width = images.shape[-2:]
+    edge = max(1, min(height, width) // 16)
+    border = torch.ones(height, width, dtype=torch.bool, device=images.device)
+    border[edge : height - edge, edge : width - edge] = False
+    samples = pixels[:, :, border]
+    mean = samples.mean(2, keepdim=True)
+    spread = samples - mean
+    noise_floor = 0.01 * torch.eye(3, device=images.device)  # a tenth of the range: flat borders must not blow up noise
+    covariance = spread @ spread.transpose(1, 2) / samples.shape[2] + noise_floor
+    offset = pixels.flatten(2) - mean
+    distance = (offset * torch.linalg.solve(covariance, offset)).sum(1).clamp_min(0).sqrt()
+    distance = distance.round(decimals=3)  # one grey level is 0.04: less is rounding, which min-max would blow up
+    smooth = _blur(distance.view(-1, 1, height, width), sigma=min(height, width) / 21)
+    return min_max(F.interpolate(smooth, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False, antialias=True))
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scale each channel of each image to span [0, 1]; a constant one becomes 0."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), 0)
+
+
+def bounding_box(masks: Tensor) -> Tensor:
+    """The smallest upright rectangle that holds all of a mask above one half: float32 (N, 1, h, w), 1 inside it and 0 outside."""
+    inside = masks > 0.5
+    rows, columns = inside.any(3, keepdim=True), inside.any(2, keepdim=True)
+
+    def between(hit: Tensor, dim: int) -> Tensor:
+        seen = hit.long().cummax(dim).values
+        seen_backwards = hit.long().flip(dim).cummax(dim).values.flip(dim)
+        return seen * seen_backwards
+
+    return (between(rows, 2) * between(columns, 3)).float()
+
+
+def object_focus(maps: Tensor, masks: Tensor) -> dict[str, float]:
+    """How well maps find the object: means over images, for judging a source where true masks exist.
+
+    Args:
+        maps: float (N, 1, h, w), not negative.
+        masks: float (N, 1, H, W), the share of each pixel the object covers.
+
+    Returns:
+        "mass_ratio": share of the map's mass on the object over the object's share of the area (1 = no better than even);
+        "peak_inside": share of images whose largest value lies on the object.
+    """
+    maps = F.interpolate(maps, masks.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
+    masks = masks.flatten(1)
+    share = (maps * masks).sum(1) / maps.sum(1).clamp_min(1e-12)
+    inside = masks.gather(1, maps.argmax(1, keepdim=True)) > 0.5
+    return {"mass_ratio": float((share / masks.mean(1)).mean()), "peak_inside": float(inside.float().mean())}
+
+
+def _cached(
+    images: Tensor,
+    cache: Path,
+    name: str,
+    settings: dict,
+    extractor: Callable[[], Callable[[Tensor], Tensor]],
+    batch_size: int,
+) -> Tensor:
+    """Maps from disk where they are whole and undamaged; else extract them, saving a part at a time."""
+    key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
+    path = cache / f"{name}-{settings['source']}-{key}.safetensors"
+    if (kept := load_arrays(path)) is not None and len(kept[0]["maps"]) == len(images):
+        return torch.from_numpy(kept[0]["maps"])
+    parts = path.with_suffix(".parts")
+    extracted = _extract(images, parts, extractor, batch_size, f"{settings['source']} maps of {name}")
+    save_arrays(path, {"maps": extracted}, settings)
+    shutil.rmtree(parts, ignore_errors=True)
+    return torch.from_numpy(extracted)
+
+
+def _extract(images: Tensor, parts: Path, extractor: Callable, batch_size: int, description: str) -> np.ndarray:
+    done, todo = {}, []
+    for start in range(0, len(images), _PART):
+        kept = load_arrays(parts / f"{start:08d}.safetensors")
+        if kept is not None:
+            done[start] = kept[0]["maps"]
+        else:
+            todo.append(start)
+    if todo:
+        extract = extractor()
+
+        def batches() -> Iterator[int]:
+            for start in todo:
+                part = images[start : start + _PART]
+                maps = []
+                for batch in part.split(batch_size):
+                    maps.append(extract(batch).numpy())
+                    yield len(batch)
+                done[start] = np.concatenate(maps)
+                save_arrays(parts / f"{start:08d}.safetensors", {"maps": done[start]})
+
+        n_batches = sum(-(-len(images[start : start + _PART]) // batch_size) for start in todo)
+        for _ in track(batches(), n_batches, description):
+            pass
+    return np.concatenate([done[start] for start in sorted(done)])
+
+
+def _send(batch: Tensor, device: torch.device) -> Tensor:
+    """To the device; to a GPU from pinned memory, without waiting for the copy."""
+    if device.type == "cuda":
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
+
+
+def _shuffle(maps: Tensor, seed: int) -> Tensor:
+    """Give every image another image's map: neighbours along one random cycle, so none keeps its own."""
+    if len(maps) < 2:
+        raise ValueError(f"images must be at least 2 for source='shuffled', got {len(maps)}")
+    cycle = torch.randperm(len(maps), generator=torch.Generator().manual_seed(seed))
+    shuffled = torch.empty_like(maps)
+    shuffled[cycle] = maps[cycle.roll(1)]
+    return shuffled
+
+
+def _gaussian_map() -> Tensor:
+    axis = torch.linspace(-1, 1, MAP_SIZE)
+    return min_max(torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 0.5**2))[None, None])
+
+
+def _blur(maps: Tensor, sigma: float) -> Tensor:
+    radius = max(1, round(3 * sigma))
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1, device=maps.device).float() ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
+    padded = F.pad(maps, (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))
+
+
+def _check_heads(heads: str | int) -> None:
+    if heads not in ("mean", "max", "all") and not (
+        isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
+    ):
+        raise ValueError(f"heads must be 'mean', 'max', 'all' or the index of a head, got {heads!r}")
+
+
+def _tiny_weights(weights: str | Path) -> Path:
+    path = WEIGHTS if weights in ("pretrained", "random") else Path(weights)
+    if not path.is_file():
+        raise ValueError(
+            f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got {str(weights)!r}"
+        )
+    return path
+
+
+def _identify_weights(weights: str | Path, seed: int) -> str:
+    if weights == "pretrained":
+        return "pretrained"
+    if weights == "random":
+        return f"random, seed {seed}"
+    if not Path(weights).is_file():
+        raise ValueError(f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(weights)!r}")
+    return digest(Path(weights).read_bytes())

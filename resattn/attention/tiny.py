@@ -1,0 +1,62 @@
+"""The small ViT "dino-tiny" for 32x32 images, and the weights that the package ships for it (Sec. 3.1)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from resattn.files import load_arrays
+
+PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' colours are moved about anyway
+WEIGHTS = Path(__file__).parent.parent / "weights" / "dino-tiny.safetensors"
+RECORD = WEIGHTS.with_suffix(".json")  # recipe, log and figures of the run that made them
+VIT_SHAPE = {"image_size": 32, "patch": 4, "dim": 64, "depth": 3, "heads": 1}
+
+
+def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """``build()`` with its random weights decided by ``seed``, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0) -> nn.Module:
+    """The small ViT for 32x32 images as a timm VisionTransformer, in evaluation mode, its weights frozen.
+
+    Args:
+        pretrained: load ``weights`` and the shape of the network they belong to; else the default shape, untrained.
+        weights: a file that :mod:`resattn.dino.pretrain` wrote; by default the one in the package.
+        seed: decides the weights of an untrained one.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds something else.
+    """
+    if not pretrained:
+        return seeded(seed, lambda: build_vit(**VIT_SHAPE)).eval().requires_grad_(False)
+    if (kept := load_arrays(weights)) is None or "config" not in kept[1]:
+        raise ValueError(
+            f"weights must be a file written by resattn.dino.pretrain, got {weights}, which is missing or damaged"
+        )
+    shape = {name: kept[1]["config"].get(name, default) for name, default in VIT_SHAPE.items()}
+    vit = seeded(seed, lambda: build_vit(**shape))
+    vit.load_state_dict({name: torch.from_numpy(array) for name, array in kept[0].items()})
+    return vit.eval().requires_grad_(False)
+
+
+def build_vit(image_size: int, patch: int, dim: int, depth: int, heads: int) -> nn.Module:
+    """The backbone: timm's VisionTransformer without a classifier, any input size that is a multiple of the patch."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(
+        img_size=image_size,
+        patch_size=patch,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=2.0,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+    vit.pretrained_cfg = {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3}
+    return vit

@@ -1,0 +1,252 @@
+"""Data sets as whole arrays of uint8, and the stratified split (Sec. 4)."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resattn import paths
+from resattn.data.shapes import CLASSES as SHAPES_CLASSES
+from resattn.data.shapes import make_shapes
+from resattn.files import load_arrays, save_arrays
+
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
+_OFFICIAL_SIZES = {"cifar10": (10, 50_000, 10_000), "cifar100": (100, 50_000, 10_000)}
+_SHAPES_SIZES = {"train": (6_000, 1), "test": (2_000, 2)}  # number of images, seed
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: images uint8 (N, 3, H, W), labels int64 (N,), object masks float (N, 1, H, W) or None."""
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set with its train and test split and its class names (a label is an index into them)."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+
+
+def load_dataset(
+    name: str, root: str | Path | None = None, *, size: int | None = None, cache: Path | None = None
+) -> Dataset:
+    """Load a data set into memory; decoded images are kept as one array file, so the second call takes a moment.
+
+    Args:
+        name: "shapes" (drawn on the spot); "cifar10" or "cifar100" (torchvision downloads them and checks their MD5,
+            unless ``root/name`` is a class-folder tree); any other folder ``root/name``, or a path, that holds
+            ``{train,test}/<class>/*.png|jpg``.
+        root: where data sets live; None means ``data/``.
+        size: resize the shorter side to this many pixels and cut out the centre square. None keeps images as they are, and
+            then all of a folder's images must have one size.
+        cache: folder for the decoded arrays; None means ``cache/datasets``.
+
+    Raises:
+        ValueError: unknown name, or a folder that is empty, incomplete, or holds an unreadable image (the message names it).
+    """
+    root = Path(root) if root is not None else paths.DATA
+    cache = Path(cache) if cache is not None else paths.CACHE / "datasets"
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"size must be a whole number of pixels above 0, or None, got {size!r}")
+    folder = None if name == "shapes" else _find_folder(name, root)
+    if folder is None:
+        if size is not None:
+            raise ValueError(f"size applies to image folders only, not to {name!r} (got size={size})")
+        return _load_shapes(cache) if name == "shapes" else _download_cifar(name, root)
+    return _load_folder(folder, name if name in _OFFICIAL_SIZES else folder.name, size, cache)
+
+
+def stratified_split(labels: Tensor, n_val: int = 5000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Split indices so that every class has the same share of validation samples (Sec. 4: 45,000 / 5,000).
+
+    Args:
+        labels: int64 (N,).
+        n_val: number of validation samples, between 1 and N - 1. Where the shares are not whole numbers they are rounded by
+            largest remainder, so exactly ``n_val`` are taken.
+        seed: the same seed gives the same split.
+
+    Returns:
+        (fit_idx, val_idx): int64, ascending, disjoint, together all of 0..N-1.
+    """
+    labels = torch.as_tensor(labels)
+    if not 0 < n_val < len(labels):
+        raise ValueError(f"n_val must lie between 1 and {len(labels) - 1} for {len(labels)} labels, got {n_val}")
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.bincount(labels)
+    quota = counts.double() * n_val / len(labels)
+    take = quota.floor().long()
+    take[(quota - take).argsort(descending=True, stable=True)[: n_val - int(take.sum())]] += 1
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for k, count in enumerate(take.tolist()):
+        members = (labels == k).nonzero().squeeze(1)
+        chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+
+
+def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 (N, C, H, W), as float32 (C,) on the scale [0, 1]."""
+    histogram = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for chunk in images.split(1_000):
+        histogram += torch.stack([channel.flatten().bincount(minlength=256) for channel in chunk.unbind(1)])
+    share, level = histogram / histogram.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+    mean = (share * level).sum(1)
+    variance = (share * (level - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.clamp_min(1e-12).sqrt().float()
+
+
+def _load_shapes(cache: Path) -> Dataset:
+    source = hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes() + repr(_SHAPES_SIZES).encode())
+
+    def draw() -> dict[str, np.ndarray]:
+        arrays = {}
+        for split, (n, seed) in _SHAPES_SIZES.items():
+            arrays |= zip((f"{split}_images", f"{split}_labels", f"{split}_masks"), make_shapes(n, seed), strict=True)
+        return arrays
+
+    return _dataset("shapes", _cached(cache, f"shapes-{source.hexdigest()[:16]}", draw), SHAPES_CLASSES)
+
+
+def _find_folder(name: str, root: Path) -> Path | None:
+    """The class-folder tree called ``name``, or None where torchvision has to fetch it."""
+    for folder in (root / name, Path(name)):
+        if (folder / "train").is_dir() or (folder / "test").is_dir():
+            return folder
+    if name in _OFFICIAL_SIZES:
+        return None
+    raise ValueError(
+        f"dataset must be 'shapes', 'cifar10', 'cifar100', or a folder with train/ and test/; "
+        f"{name!r} is none of them: neither {root / name} nor {Path(name)} holds train/ or test/"
+    )
+
+
+def _load_folder(folder: Path, name: str, size: int | None, cache: Path) -> Dataset:
+    files = {split: _list_images(folder, split) for split in ("train", "test")}
+    classes = tuple(files["train"])
+    if classes != tuple(files["test"]):
+        odd = sorted(set(files["train"]) ^ set(files["test"]))
+        raise ValueError(
+            f"dataset folder {folder}: train/ and test/ must hold the same classes; only one of them has {odd[:5]}"
+        )
+    if name in _OFFICIAL_SIZES:
+        found = (len(classes), *(sum(map(len, files[split].values())) for split in ("train", "test")))
+        if found != _OFFICIAL_SIZES[name]:
+            raise ValueError(
+                f"dataset folder {folder} is not the whole of {name}: expected %d classes, %d training and %d test images, "
+                f"found %d, %d and %d; rename the folder to use a part" % (*_OFFICIAL_SIZES[name], *found)
+            )
+    listing = hashlib.sha256(repr(size).encode())
+    for split, by_class in files.items():
+        for label, images in by_class.items():
+            for path, n_bytes, modified in images:
+                listing.update(f"{split}/{label}/{os.path.basename(path)} {n_bytes} {modified}\n".encode())
+
+    def decode() -> dict[str, np.ndarray]:
+        arrays = {}
+        for split, by_class in files.items():
+            labels = np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes])
+            every = [path for label in classes for path, _, _ in by_class[label]]
+            arrays |= {f"{split}_images": _decode(every, size), f"{split}_labels": labels.astype(np.int64)}
+        if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
+            raise ValueError(
+                f"dataset folder {folder}: train and test images differ in size; pass size=32 (or another) to unify"
+            )
+        return arrays
+
+    return _dataset(name, _cached(cache, f"{name}-{listing.hexdigest()[:16]}", decode), classes)
+
+
+def _list_images(folder: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
+    """{class: [(path, bytes, modification time), ...]}, both in alphabetical order."""
+    if not (folder / split).is_dir():
+        raise ValueError(f"dataset folder {folder} has no {split}/; expected {split}/<class>/*.png or *.jpg")
+    found = {}
+    for directory in sorted(p for p in (folder / split).iterdir() if p.is_dir() and not p.name.startswith(".")):
+        with os.scandir(directory) as entries:
+            images = [
+                e for e in entries if Path(e.name).suffix.lower() in _IMAGE_SUFFIXES and not e.name.startswith(".")
+            ]
+            found[directory.name] = sorted((e.path, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
+        if not found[directory.name]:
+            raise ValueError(f"dataset folder {directory} holds no image; expected *.png or *.jpg")
+    if len(found) < 2:
+        raise ValueError(
+            f"dataset folder {folder / split} must hold at least 2 class folders with images, found {len(found)}"
+        )
+    return found
+
+
+def _decode(files: list[str], size: int | None) -> np.ndarray:
+    """uint8 (N, 3, H, W) from image files, in the order given."""
+    from PIL import Image, ImageOps
+    from tqdm.auto import tqdm
+
+    images: np.ndarray | None = None
+    for i, path in enumerate(tqdm(files, desc="decoding images", unit="img", disable=len(files) < 5000, mininterval=1)):
+        try:
+            with Image.open(path) as picture:
+                pixels = ImageOps.exif_transpose(picture).convert("RGB")
+                if size is not None:
+                    pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BICUBIC)
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error on damaged files
+            raise ValueError(f"dataset image {path} cannot be read: {error}") from error
+        array = np.asarray(pixels).transpose(2, 0, 1)
+        if images is None:
+            images = np.empty((len(files), *array.shape), np.uint8)
+        if array.shape != images.shape[1:]:
+            raise ValueError(
+                f"dataset image {path} is {array.shape[2]}x{array.shape[1]}, the first one {images.shape[3]}x{images.shape[2]}; "
+                f"all must have one size: pass size=32 (or another) to resize them"
+            )
+        images[i] = array
+    return images
+
+
+def _download_cifar(name: str, root: Path) -> Dataset:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    try:
+        parts = {split: source(root, train=split == "train", download=True) for split in ("train", "test")}
+    except Exception as error:  # network, disk, and damaged archives all end here
+        raise ValueError(
+            f"dataset {name!r} could not be fetched into {root}: {error}. Without a network, put the images under "
+            f"{root / name}/{{train,test}}/<class>/*.png, or name their parent with root="
+        ) from error
+    arrays = {}
+    for split, part in parts.items():
+        images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
+        arrays |= {f"{split}_images": images, f"{split}_labels": np.asarray(part.targets, np.int64)}
+    return _dataset(name, arrays, tuple(parts["train"].classes))
+
+
+def _cached(cache: Path, key: str, build) -> dict[str, np.ndarray]:
+    """The arrays kept under ``key``; a missing or damaged file is built anew, never used."""
+    path = cache / f"{key}.safetensors"
+    if (kept := load_arrays(path)) is not None:
+        return kept[0]
+    arrays = build()
+    save_arrays(path, arrays, {"key": key})
+    return arrays
+
+
+def _dataset(name: str, arrays: dict[str, np.ndarray], classes: tuple[str, ...]) -> Dataset:
+    def split(part: str) -> Split:
+        masks = arrays.get(f"{part}_masks")
+        images, labels = torch.from_numpy(arrays[f"{part}_images"]), torch.from_numpy(arrays[f"{part}_labels"])
+        return Split(images, labels, None if masks is None else torch.from_numpy(masks))
+
+    return Dataset(name, split("train"), split("test"), classes)

@@ -1,0 +1,156 @@
+"""Settings and networks of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2)."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resattn.attention.tiny import VIT_SHAPE, build_vit
+
+_BOTTLENECK = 64  # width of what is compared with the prototypes
+
+
+@dataclass(frozen=True)
+class DinoConfig:
+    """Settings of one pretraining run; the defaults made ``dino-tiny``.
+
+    Attributes:
+        dataset, root: as for :func:`resattn.load_dataset`; folders are resized to ``image_size``.
+        drawn: for "shapes", how many images to draw for training (with seeds the data set does not use), because 6,000 are
+            few; 0 trains on the data set's own.
+        epochs: passes over the training images that the schedules are laid out for.
+        stop_after: end after this many of them, or None. Three, because the focus on the object, watched on the validation
+            part, fell from the fourth on: with the object told apart, the [CLS] token goes on to learn what surrounds it.
+        batch_size: images a step.
+        seed: decides weights, order, crops, the validation part and the drawn images.
+        device: as in :class:`resattn.TrainConfig`.
+        image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work: one finds
+            the object, others the rest, and in most trials their mean (Sec. 5.2) found it less often;
+            not in all: dino-tiny-4heads finds it as often as dino-tiny.
+        hidden, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
+        lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
+        weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's. A teacher that follows
+            fast follows into the uniform distribution.
+        student_temperature, teacher_temperature: in Eq. 2.
+        centring: "sinkhorn" (Sinkhorn-Knopp) or "mean" (running mean of the logits, as first published).
+        freeze_epochs: how long the prototypes stay as they were drawn.
+        global_size, global_area: pixels, and share of the image, of the two crops that the teacher sees too.
+        local_crops, local_size, local_area: number, pixels and share of the crops that only the student sees.
+            None by default: a small crop often misses the object, so its background is all it can share with a large one.
+        jitter, grey, swap: as for :func:`resattn.dino.crops.random_crops`.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
+
+    dataset: str = "shapes"
+    root: str | None = None
+    drawn: int = 10_000
+    epochs: int = 10
+    stop_after: int | None = 3
+    batch_size: int = 64
+    seed: int = 0
+    device: str | None = None
+    image_size: int = 32
+    patch: int = 4
+    dim: int = 64
+    depth: int = 3
+    heads: int = 1
+    hidden: int = 256
+    prototypes: int = 64
+    lr: float = 1e-3
+    warmup_epochs: float = 0.5
+    weight_decay: tuple[float, float] = (0.04, 0.2)
+    momentum: tuple[float, float] = (0.997, 1.0)
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    centring: str = "sinkhorn"
+    freeze_epochs: float = 0.5
+    global_size: int = 24
+    global_area: tuple[float, float] = (0.4, 1.0)
+    local_crops: int = 0
+    local_size: int = 16
+    local_area: tuple[float, float] = (0.15, 0.4)
+    jitter: float = 0.4
+    grey: float = 0.1
+    swap: float = 1.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, tuple):
+                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+        checks = {
+            "centring": (lambda v: v in ("sinkhorn", "mean"), "'sinkhorn' or 'mean'"),
+            "epochs batch_size patch dim depth heads prototypes": (lambda v: v >= 1, "at least 1"),
+            "stop_after": (lambda v: v is None or v >= 1, "at least 1 or None"),
+            "image_size global_size local_size": (
+                lambda v: v >= 1 and v % self.patch == 0,
+                f"a multiple of patch={self.patch}",
+            ),
+            "dim": (lambda v: v % self.heads == 0, f"a multiple of heads={self.heads}"),
+            "global_area local_area momentum": (lambda v: 0 < min(v) <= max(v) <= 1, "two numbers in (0, 1]"),
+            "lr student_temperature teacher_temperature": (lambda v: 0 < v < math.inf, "above 0 and finite"),
+        }
+        for names, (holds, allowed) in checks.items():
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+
+    @property
+    def vit(self) -> dict[str, int]:
+        """The shape of the ViT, as :func:`resattn.attention.tiny.build_vit` takes it."""
+        return {name: getattr(self, name) for name in VIT_SHAPE}
+
+    def identity(self) -> dict:
+        """What decides the result, as a record stores it: no path and no device."""
+        values = dataclasses.asdict(self)
+        values["dataset"] = Path(self.dataset).name
+        del values["root"], values["device"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @property
+    def slug(self) -> str:
+        """A folder name that tells runs apart."""
+        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{Path(self.dataset).name}-seed{self.seed}-{settings}"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One command-line option for each setting of :class:`DinoConfig`."""
+    for field in dataclasses.fields(DinoConfig):
+        pair = isinstance(field.default, tuple)
+        kind = float if pair else str if field.default is None else type(field.default)
+        shown = " ".join(map(str, field.default)) if pair else field.default
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, nargs=2 if pair else None, help=f"default {shown}"
+        )
+
+
+class Network(nn.Module):
+    """ViT, projection head with batch normalisation, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
+
+    Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
+    """
+
+    def __init__(self, config: DinoConfig):
+        super().__init__()
+        self.vit = build_vit(**config.vit)
+        layers, width = [], config.dim
+        for _ in range(2):
+            norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
+            layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
+            width = config.hidden
+        self.head = nn.Sequential(*layers, nn.Linear(width, _BOTTLENECK))
+        self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
+
+    def forward(self, crops: list[Tensor]) -> Tensor:
+        """Logits of crops of several sizes, in order."""
+        features = torch.cat([self.vit(part) for part in crops])
+        return F.linear(F.normalize(self.head(features), dim=1), F.normalize(self.prototypes, dim=1))

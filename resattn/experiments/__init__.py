@@ -1,0 +1,1 @@
+"""What is run: notebooks, controls and the search for hyperparameters."""

@@ -1,0 +1,93 @@
+"""Networks by their settings: building one with its seed's weights, saving it, and getting a trained one back."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from resattn.config import TrainConfig
+from resattn.files import atomic_write
+from resattn.models.resattn import ResAttnNet
+from resattn.models.resnet import resnet8
+
+_DEMO_FORMS = ("printed", "gated")
+
+
+def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
+    """The network of ``config`` with its seed's initial weights, on the CPU."""
+    generator = torch.Generator().manual_seed(config.seed)
+    options = {"widths": config.widths, "image_size": config.image_size, "generator": generator}
+    if config.model != "resattn":
+        return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
+    return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
+
+
+def save_weights(model: nn.Module, path: Path, config: TrainConfig) -> Path:
+    """Write a network's weights as safetensors, with the settings that made them in the metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    return atomic_write(path, lambda partial: save_file(tensors, partial, {"config": json.dumps(config.identity())}))
+
+
+def load_trained(path: str | Path, num_classes: int | None = None, attention_channels: int | None = None) -> nn.Module:
+    """The network that :func:`save_weights` wrote, in evaluation mode on the CPU.
+
+    Args:
+        path: the file, such as ``runs/training/<slug>/weights.safetensors``.
+        num_classes, attention_channels: what the file must fit; None takes the file's own.
+
+    Raises:
+        ValueError: the file is missing, not one of these, or made for other numbers than the ones given.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = trained_config(path)
+    try:
+        weights = load_file(path)
+        num_classes = num_classes or len(weights["fc.bias"])
+        if attention_channels is None:
+            attention_channels = weights["attention_stem.0.weight"].shape[1] if config.model == "resattn" else 1
+        model = build_model(config, num_classes, attention_channels)
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise _not_trained(path, error) from error
+    return model.eval()
+
+
+def trained_config(path: str | Path) -> TrainConfig:
+    """The settings that made the weights in ``path``; ValueError as for :func:`load_trained`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            settings = json.loads(file.metadata()["config"])
+        return TrainConfig(**{name: value for name, value in settings.items() if value is not None})
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise _not_trained(path, error) from error
+
+
+def load_demo(form: str = "gated") -> ResAttnNet:
+    """A small trained network that travels with the package, in evaluation mode on the CPU.
+
+    The demo's settings on ``shapes``: a = 1, maps of ``dino-tiny``, 64 pixels, 3 epochs, seed 0. ``demo_weights(form)`` with the
+    ending .json is the record of its training.
+
+    Args:
+        form: "printed" or "gated".
+    """
+    return cast(ResAttnNet, load_trained(demo_weights(form)))
+
+
+def demo_weights(form: str = "gated") -> Path:
+    """Where the weights of :func:`load_demo` lie."""
+    if form not in _DEMO_FORMS:
+        raise ValueError(f"form must be one of {', '.join(_DEMO_FORMS)}; got {form!r}")
+    return Path(__file__).parent.parent / "weights" / f"shapes-{form}-a1.safetensors"
+
+
+def _not_trained(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"path must be weights that training wrote, got {path} ({error})")

@@ -1,0 +1,256 @@
+"""The network of Sec. 3.3-3.5: a classification branch whose residual connections are gated by an attention branch.
+
+Three readings of one paper. ``form="printed"`` is Eq. 3-4 to the letter; ``form="gated"`` is what the text of Sec. 3.5 says of
+them; ``form="residual"`` masks what the title, the abstract and Sec. 3.4 call the residual, with Eq. 4's index i.
+With f_i the convolutions of block i, P_i the projection where the shape changes (else the identity), m_i the masks:
+
+    printed   x_i = relu((1 + a) f_i(x_{i-1}) + a P_i(x_{i-1} * m_{i-1}))              a plain net without skips at a = 0
+    gated     x_i = relu(f_i(x_{i-1}) + P_i(x_{i-1} * (1 - a + a m_{i-1})))            a standard ResNet at a = 0
+    residual  x_i = relu(f_i(x_{i-1}) * (1 - a + a m_i) + P_i(x_{i-1}))                a standard ResNet at a = 0
+
+Two more forms are controls, to tell what in the printed equation does the work. They look at no map:
+
+    scaled    x_i = relu((1 + a) f_i(x_{i-1}))                                        its factor alone
+    unmasked  x_i = relu((1 + a) f_i(x_{i-1}) + a P_i(x_{i-1}))                       its factor and skip, every mask 1
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from resattn.config import CONTROL_FORMS, FORMS
+from resattn.models.stem import ResizedPatchStem, fresh_generator
+
+
+class Coefficients(NamedTuple):
+    """x_i = relu(f_i * (feature + feature_gate m_i) + skip P_i(x_{i-1} * (open + gate m_{i-1})))."""
+
+    feature: float
+    feature_gate: float
+    skip: float
+    open: float
+    gate: float
+
+
+def coefficients(form: str, a: float) -> Coefficients:
+    """What a form makes of the strength ``a``: one line for each equation above."""
+    return {
+        #                        feature  feature_gate  skip  open   gate
+        "printed": Coefficients(1 + a, 0, a, 0, 1),
+        "gated": Coefficients(1, 0, 1, 1 - a, a),
+        "residual": Coefficients(1 - a, a, 1, 1, 0),
+        "scaled": Coefficients(1 + a, 0, 0, 1, 0),
+        "unmasked": Coefficients(1 + a, 0, a, 1, 0),
+    }[form]
+
+
+class ResAttnNet(nn.Module):
+    """ResNet with attention-gated skip connections; ResNet8 by default (Sec. 3.5, Fig. 3).
+
+    Args:
+        num_classes: length of the score vector.
+        a: strength of the mask, in [0, 1]; may be changed later (``net.a = 0.5``), the weights do not depend on it.
+        form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title), or a control, "scaled" or "unmasked", which leaves
+            the attention branch unused; see the module's docstring. May be changed later, but to "residual" only where the
+            network was built with it: it alone has the last attention block.
+        widths: channels of each stage; the first stage keeps the resolution, each later one halves it.
+        depths: blocks in each stage.
+        image_size: side the image and the map are resized to inside the stems, in pixels; a multiple of 4.
+        attention_channels: channels K of the attention map.
+        generator: source of the initial weights; None means PyTorch's global one. One seed gives the classification branch the
+            same weights here, for every ``a`` and ``form``, and in :func:`resnet8`.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        a: float = 0.5,
+        form: str = "printed",
+        *,
+        widths: Sequence[int] = (16, 32, 64),
+        depths: Sequence[int] = (1, 1, 1),
+        image_size: int = 224,
+        attention_channels: int = 1,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
+            raise ValueError(f"widths and depths must be equally long and positive, got {widths} and {depths}")
+        if num_classes < 2 or attention_channels < 1:
+            raise ValueError(
+                f"num_classes must be at least 2 and attention_channels at least 1, got {num_classes} and {attention_channels}"
+            )
+        self.a = a
+        _check_form(form)
+        generator = generator or fresh_generator()
+        self.stem = nn.Sequential(
+            ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+        )
+        self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in _block_shapes(widths, depths))
+        self.fc = nn.Linear(widths[-1], num_classes)
+        self.attention_stem = nn.Sequential(
+            ResizedPatchStem(attention_channels, widths[0], image_size=image_size),
+            nn.BatchNorm2d(widths[0]),
+            nn.Sigmoid(),
+        )
+        # Only the residual form looks at the last block's mask.
+        shapes = list(_block_shapes(widths, depths))
+        self.attention_blocks = nn.ModuleList(
+            attention_block(*shape) for shape in (shapes if form == "residual" else shapes[:-1])
+        )
+        self.form = form
+        for branch in (self.stem, self.blocks, self.fc, self.attention_stem, self.attention_blocks):
+            initialise(branch, generator)
+
+    @property
+    def a(self) -> float:
+        """Strength of the mask, in [0, 1]."""
+        return self._a
+
+    @a.setter
+    def a(self, value: float) -> None:
+        self._a = check_strength(value)
+
+    @property
+    def form(self) -> str:
+        """The reading of Eq. 3-4."""
+        return self._form
+
+    @form.setter
+    def form(self, value: str) -> None:
+        _check_form(value)
+        if value == "residual" and len(self.attention_blocks) < len(self.blocks):
+            raise ValueError("form must not become 'residual' in a network that was built without it")
+        self._form = value
+
+    def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
+        """Class scores.
+
+        Args:
+            image: float (B, 3, h, w), normalised; any h, w (the stem resizes).
+            attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
+
+        Returns:
+            float (B, num_classes).
+        """
+        used = coefficients(self._form, self._a)
+        masks = self._masks_for(image, attention, used)
+        x = self.stem(image)
+        for block, mask in zip(self.blocks, masks, strict=True):
+            x = block(x, mask, used)
+        return self.fc(x.mean((2, 3)))
+
+    def masks(self, attention: Tensor) -> list[Tensor]:
+        """The masks that gate block 1, 2, ...: each float (B, C, H, W) in [0, 1].
+
+        x_a(0), x_a(1), ... on the skips, or in the residual form x_a(1), x_a(2), ... on what the convolutions found.
+
+        Args:
+            attention: float (B, K, h', w') in [0, 1].
+        """
+        channels = self.attention_stem[0].weight.shape[1]
+        if attention.ndim != 4 or attention.shape[1] != channels:
+            raise ValueError(f"attention must be (B, {channels}, h, w), got {tuple(attention.shape)}")
+        first = 1 if self._form == "residual" else 0
+        masks = [self.attention_stem(attention)]
+        for block in self.attention_blocks[: first + len(self.blocks) - 1]:
+            masks.append(block(masks[-1]))
+        return masks[first:]
+
+    def _masks_for(self, image: Tensor, attention: Tensor | None, used: Coefficients) -> list[Tensor | None]:
+        if attention is not None and len(attention) != len(image):
+            raise ValueError(f"attention must hold one map an image: got {len(attention)} maps for {len(image)} images")
+        if not used.feature_gate and not (used.skip and used.gate):
+            return [None] * len(self.blocks)
+        if attention is None:
+            raise ValueError(f"attention must be given where a > 0 (a = {self._a})")
+        return self.masks(attention)
+
+
+class ClassificationBlock(nn.Module):
+    """One block of the classification branch: f_i, the skip, and their gated sum (Eq. 3-4)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.projection = _projection(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor, mask: Tensor | None, used: Coefficients) -> Tensor:
+        """float (B, C, H, W) and the block's mask (None where unused) to (B, C', H / stride, W / stride).
+
+        The mask has the shape of ``x`` where it gates the skip, that of the result where it gates the feature.
+        """
+        # Batch normalisation does not need its output again, so what follows may be made in its place.
+        feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
+        feature = _gate(feature, mask, used.feature, used.feature_gate)
+        if used.skip:
+            feature = feature.add_(self.projection(_gate(x, mask, used.open, used.gate)), alpha=used.skip)
+        return feature.relu_()
+
+
+def _gate(x: Tensor, mask: Tensor | None, open: float, gate: float) -> Tensor:
+    """``x * (open + gate * mask)``, without the products by one and the sums with zero; by a number alone in place."""
+    if not gate:
+        return x if open == 1 else x.mul_(open)
+    if not open:
+        return x * (mask if gate == 1 else gate * mask)
+    return x * (open + gate * mask)
+
+
+def attention_block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """One block of the attention branch: two convolutions, then a sigmoid; strides as the classification block's (Fig. 2)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.Sigmoid(),
+    )
+
+
+def initialise(branch: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Kaiming normal weights (Sec. 5.1), zero biases, and batch normalisations at the identity, in the order of definition."""
+    for module in branch.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, ResizedPatchStem)):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        if isinstance(module, (nn.Linear, nn.BatchNorm2d)):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+
+
+def check_strength(a: float) -> float:
+    """``a`` as a float; ValueError unless it is a number in [0, 1]."""
+    if isinstance(a, bool) or not isinstance(a, (int, float)) or not (math.isfinite(a) and 0 <= a <= 1):
+        raise ValueError(f"a must be a number in [0, 1], got {a!r}")
+    return float(a)
+
+
+def _check_form(form: str) -> None:
+    if form not in FORMS + CONTROL_FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS + CONTROL_FORMS)}; got {form!r}")
+
+
+def _block_shapes(widths: Sequence[int], depths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(in_channels, out_channels, stride) of every block."""
+    channels = widths[0]
+    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for i in range(depth):
+            yield channels, width, 2 if stage and not i else 1
+            channels = width
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))

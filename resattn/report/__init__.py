@@ -1,0 +1,1 @@
+"""The offline report, and the parts of the README made from records."""

@@ -1,0 +1,384 @@
+"""Training one network: TrainConfig in, record out (Sec. 4 and 5.1). Also ``python -m resattn.training.trainer``.
+
+A run keeps a checkpoint of everything that matters after each epoch. Killed at any moment and started again, it goes on from
+there and, on the CPU, ends with the same weights, bit for bit, as one that was left alone.
+"""
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resattn import paths
+from resattn.attention.maps import dataset_maps
+from resattn.config import TrainConfig, add_settings, chosen_settings
+from resattn.data.augment import augment, normalise
+from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
+from resattn.files import write_json
+from resattn.models.checkpoints import build_model, save_weights
+from resattn.progress import clock, track
+from resattn.training.checkpoint import load_checkpoint, save_checkpoint
+from resattn.training.environment import code_revision, describe_environment, keep_freed_memory
+
+# A GPU likes few, large kernels; on a CPU the noise and index arrays of many images only fill memory and caches.
+_IMAGES_AUGMENTED_TOGETHER = {"cuda": 2048, "cpu": 512}
+
+EpochCallback = Callable[[list[dict]], None]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    records: Path | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> dict:
+    """Train and evaluate one network.
+
+    Args:
+        config: the settings.
+        folder: where the checkpoint lives during the run and the trained weights (``weights.safetensors``) after it; None
+            means ``runs/training/<slug>``. A checkpoint found there is continued.
+        records: where the record is written as ``<slug>.json``; None means nowhere. The checkpoint goes only once it is written.
+        on_epoch: called after each epoch with the metrics of all epochs so far; None prints a line.
+
+    Returns:
+        The record, ready for JSON: "config" as :meth:`TrainConfig.identity`; "metrics" with "test_acc" (last epoch),
+        "test_acc_at_best_val" (the epoch with the highest validation accuracy, the first of equals), "best_val_epoch",
+        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; "parameters", how many
+        the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
+
+    Raises:
+        ValueError: the data set or the maps cannot be had as asked.
+        FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
+        OSError: a file could not be written; the next call goes on from the last checkpoint.
+    """
+    device = find_device(config.device)
+    folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
+    run = Run(config, load_dataset(config.dataset, config.root, size=config.size), device)
+    run.resume(folder / "checkpoint.pt")
+    while run.epoch < config.epochs:
+        run.train_epoch()
+        save_checkpoint(folder / "checkpoint.pt", run.state())
+        (on_epoch or _print_epoch(config.epochs))(run.history)
+    record = run.finish()
+    save_weights(run.model, folder / "weights.safetensors", config)
+    if records is not None:
+        write_json(Path(records) / f"{config.slug}.json", record)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return record
+
+
+def find_device(name: str | None) -> torch.device:
+    """The named device, or for None CUDA if present, else the CPU; ValueError where there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a device to train on")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be None or one this machine has, such as 'cpu', got {name!r} ({error})"
+        ) from error
+    return device
+
+
+def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
+    """Learning rate of step ``step`` (from 0) of ``n_steps``."""
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * step / n_steps))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str = "float32"
+) -> tuple[float, float]:
+    """Mean cross entropy and accuracy over a split whose tensors lie on the model's device; ``maps`` as the model takes them."""
+    was_training = model.training
+    model.eval()
+    loss, correct = count_correct(model, split, maps, mean, std, precision)
+    model.train(was_training)
+    return float(loss) / len(split), float(correct) / len(split)
+
+
+@torch.no_grad()
+def count_correct(
+    model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy and number of correct answers, on the device: nothing waits for a number."""
+    device = split.images.device
+    loss, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+    for start in range(0, len(split), 250):
+        part = slice(start, start + 250)
+        with _autocast(device, precision):
+            images = normalise(split.images[part], mean, std).contiguous(memory_format=torch.channels_last)
+            scores = model(images, None if maps is None else maps[part]).float()
+        loss += F.cross_entropy(scores, split.labels[part], reduction="sum")
+        correct += (scores.argmax(1) == split.labels[part]).sum()
+    return loss, correct
+
+
+class Run:
+    """Everything a run carries from one epoch to the next."""
+
+    def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
+        self.config, self.device, self.data = config, device, data
+        if device.type == "cpu":
+            keep_freed_memory()
+        self.revision = code_revision()  # now: the checkout may move on while the run lasts
+        n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
+        fit, val = stratified_split(data.train.labels, n_val, config.seed)
+        train_maps, self.test_maps = self._maps(data)
+        self.mean, self.std = (stat.to(device) for stat in channel_stats(data.train.images))
+        self.fit, self.fit_maps = self._take(data.train, train_maps, fit)
+        self.val, self.val_maps = self._take(data.train, train_maps, val)
+        if len(self.fit) < config.batch_size:
+            raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
+
+        channels = 1 if train_maps is None else train_maps.shape[1]
+        self.model = build_model(config, len(data.classes), channels).to(device, memory_format=torch.channels_last)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(),
+            config.lr,
+            (config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.precision = config.precision
+        compiled = device.type == "cuda" if config.compile is None else config.compile
+        self.forward = self._compiled() if compiled else self.model
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.augmentation = torch.Generator(device).manual_seed(config.seed)
+        self.history: list[dict] = []
+        self.best: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    def _compiled(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """The network, compiled and tried on one batch; where that fails, for whatever reason, a line and the network as it is.
+
+        On CUDA the forward and the backward pass each become one CUDA graph. Evaluation is not compiled: it is rare.
+        """
+        os.environ.setdefault(
+            "TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor")
+        )  # once a machine, not once a run
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        batch = torch.arange(self.config.batch_size, device=self.device)
+        images = torch.zeros(self.fit.images[batch].shape, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        maps = None if self.fit_maps is None else self.fit_maps[batch]
+        self.model.train()
+        try:
+            forward = torch.compile(self.model, mode=mode, dynamic=False)
+            self._loss(forward, images, maps, self.fit.labels[batch]).backward()
+        except Exception as error:  # no compiler, an old driver, a bug: none of them is a reason not to train
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+            print(
+                f"torch.compile failed, so the run goes on without it ({type(error).__name__}: {reason[:200]})",
+                flush=True,
+            )
+            forward = self.model
+        self.model.zero_grad(set_to_none=True)
+        self.model.load_state_dict(before)
+        return forward
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    def train_epoch(self) -> None:
+        """One pass over the training split and one over the validation split; adds its metrics to the history."""
+        start = time.perf_counter()
+        losses = torch.zeros(len(self.fit) // self.config.batch_size, device=self.device)
+        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        for i, loss in enumerate(track(self.steps(), len(losses), title, every=math.inf)):
+            losses[i] = loss
+            if self.device.type == "cpu":  # where looking at a number costs nothing
+                self._check_finite(losses[: i + 1])
+        self._check_finite(losses)
+        val_loss, val_acc = evaluate(self.model, self.val, self.val_maps, self.mean, self.std, self.precision)
+        if not math.isfinite(val_loss):
+            raise self._not_finite("validation loss", val_loss, len(losses))
+        if val_acc > max((entry["val_acc"] for entry in self.history), default=-1):
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        elapsed = time.perf_counter() - start
+        self.seconds += elapsed
+        self.history.append(
+            {
+                "train_loss": float(losses.mean()),
+                "val_loss": val_loss,
+                "val_acc": val_acc,
+                "lr": self.optimiser.param_groups[0]["lr"],
+                "seconds": round(elapsed, 3),
+            }
+        )
+
+    def steps(self) -> Iterator[Tensor]:
+        """The updates of one epoch, each giving its loss without waiting for it."""
+        batch, n_batches = self.config.batch_size, len(self.fit) // self.config.batch_size
+        order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch].view(n_batches, batch)
+        order = order.to(self.device)
+        self.model.train()
+        together = max(1, _IMAGES_AUGMENTED_TOGETHER.get(self.device.type, 512) // batch)
+        for first in range(0, n_batches, together):
+            chunk = order[first : first + together]
+            for i, (images, maps, labels) in enumerate(self._augmented(chunk), first):
+                step = self.epoch * n_batches + i
+                rate = learning_rate(self.config, step, self.config.epochs * n_batches)
+                yield self._step(images, maps, labels, rate)
+
+    def _augmented(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """Batches (images, maps, labels) for rows of sample indices, augmented in one go: a GPU starts few, large kernels."""
+        index = order.flatten()
+        images, maps = augment(
+            self.fit.images[index],
+            None if self.fit_maps is None else self.fit_maps[index],
+            self.mean,
+            self.std,
+            self.augmentation,
+        )
+        images = images.contiguous(memory_format=torch.channels_last)
+        size = order.shape[1]
+        for i, labels in enumerate(self.fit.labels[order]):
+            batch = slice(i * size, (i + 1) * size)
+            yield images[batch], None if maps is None else maps[batch], labels
+
+    def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
+        """One update; returns the loss without waiting for it."""
+        torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs returned may be written over
+        loss = self._loss(self.forward, images, maps, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        return loss.detach()
+
+    def _loss(self, forward: Callable, images: Tensor, maps: Tensor | None, labels: Tensor) -> Tensor:
+        with _autocast(self.device, self.precision):
+            return F.cross_entropy(forward(images, maps).float(), labels)
+
+    def _check_finite(self, losses: Tensor) -> None:
+        finite = losses.isfinite()
+        if bool(finite.all()):
+            return
+        i = int((~finite).nonzero()[0])
+        raise self._not_finite("loss", float(losses[i]), i + 1)
+
+    def _not_finite(self, what: str, value: float, step: int) -> FloatingPointError:
+        c = self.config
+        return FloatingPointError(
+            f"{what} became {value} in epoch {self.epoch + 1}, step {step}, with lr={c.lr}, schedule={c.schedule}, "
+            f"weight_decay={c.weight_decay}, batch_size={c.batch_size}, model={c.model}, form={c.form}, a={c.a}, "
+            f"precision={self.precision}; a smaller lr is the usual remedy"
+        )
+
+    def state(self) -> dict:
+        """All that :meth:`resume` needs."""
+        return {
+            "config": self.config.identity(),
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "order": self.order.get_state(),
+            "augmentation": self.augmentation.get_state(),
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go on from ``checkpoint``, or from the beginning where there is none; a damaged one or another run's is refused."""
+        if (state := load_checkpoint(checkpoint, self.config.identity(), self.device)) is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.order.set_state(state["order"].cpu())
+        self.augmentation.set_state(state["augmentation"].cpu())
+        self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
+
+    def finish(self) -> dict:
+        """Test accuracy of the last and of the best-validation epoch, and the record of the run."""
+        start = time.perf_counter()
+        test, _ = self._take(self.data.test, None, None)
+        options = (self.test_maps, self.mean, self.std, self.precision)
+        test_loss, test_acc = evaluate(self.model, test, *options)
+        last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best)
+        _, test_acc_at_best_val = evaluate(self.model, test, *options)
+        self.model.load_state_dict(last)
+        self.seconds += time.perf_counter() - start
+        accuracies = [entry["val_acc"] for entry in self.history]
+        return {
+            "config": self.config.identity(),
+            "metrics": {
+                "test_acc": test_acc,
+                "test_loss": test_loss,
+                "test_acc_at_best_val": test_acc_at_best_val,
+                "best_val_epoch": 1 + accuracies.index(max(accuracies)),
+                "epochs": self.history,
+            },
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "environment": describe_environment(self.device, self.revision)
+            | {"precision": self.precision, "seconds": round(self.seconds, 2)},
+        }
+
+    def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Maps of the train and test images; None for a network that looks at none."""
+        if not self.config.uses_maps:
+            return None, None
+        c = self.config
+        options = {"heads": c.heads, "weights": c.weights} if c.source in ("dino", "dino-tiny") else {}
+        train_maps, test_maps = dataset_maps(data, c.source, seed=c.seed, device=self.device, **options)
+        return train_maps, test_maps.to(self.device)
+
+    def _take(self, split: Split, maps: Tensor | None, index: Tensor | None) -> tuple[Split, Tensor | None]:
+        """The chosen samples of a split (all for None) and their maps, on the device."""
+        chosen = slice(None) if index is None else index
+        part = Split(split.images[chosen].to(self.device), split.labels[chosen].to(self.device))
+        return part, None if maps is None else maps[chosen].to(self.device)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _print_epoch(n_epochs: int) -> EpochCallback:
+    def show(history: list[dict]) -> None:
+        entry = history[-1]
+        left = entry["seconds"] * (n_epochs - len(history))
+        print(
+            f"epoch {len(history):3d}/{n_epochs}  train loss {entry['train_loss']:.3f}  val loss {entry['val_loss']:.3f}  "
+            f"val acc {100 * entry['val_acc']:5.1f} %  {clock(entry['seconds'])}, {clock(left)} left",
+            flush=True,
+        )
+
+    return show
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train one network from the shell and write its record."""
+    parser = argparse.ArgumentParser(prog="python -m resattn.training.trainer", description=main.__doc__)
+    parser.add_argument("--records", type=Path, default=paths.RUNS / "records", help="folder for the record")
+    add_settings(parser)
+    options = vars(parser.parse_args(argv))
+    try:
+        config = chosen_settings(options)
+        record = train(config, records=options["records"])
+    except (ValueError, OSError, FloatingPointError) as error:
+        parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
+    metrics = record["metrics"]
+    print(
+        f"test accuracy {100 * metrics['test_acc']:.2f} % (best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
+    )
+    print(f"record: {options['records'] / f'{config.slug}.json'}")
+
+
+if __name__ == "__main__":
+    main()

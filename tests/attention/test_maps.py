@@ -1,0 +1,538 @@
+"""[CLS] attention against timm's own extraction, the other map sources, and a cache that forgets nothing and trusts nothing."""
+
+import pytest
+import timm
+import torch
+from timm.models import VisionTransformer
+from timm.utils import AttentionExtract
+
+from resattn import ATTENTION_SOURCES, attention_maps
+from resattn.attention import maps as attention_module
+from resattn.attention.maps import aggregate_heads, border_contrast, dataset_maps, min_max, object_focus
+from resattn.attention.tiny import WEIGHTS
+from resattn.attention.vit import cls_attention, load_vit, vit_input
+from resattn.experiments.controls import FOUR_HEADS
+from resattn.files import load_arrays
+
+TINY = "vit_tiny_patch16_224"  # 3 heads, maps of 14x14
+
+
+def images_of(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def small_vit(**options) -> VisionTransformer:
+    """Three blocks of three heads on 32x32 pixels, with weights large enough for uneven attention."""
+    defaults = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 0}
+    vit = VisionTransformer(**defaults | options)
+    generator = torch.Generator().manual_seed(0)
+    for name, p in vit.named_parameters():
+        p.data.normal_(1 if "norm" in name and name.endswith("weight") else 0, 0.2, generator=generator)
+    vit.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return vit.eval().requires_grad_(False)
+
+
+# Eq. 1 for the [CLS] query
+
+VARIANTS = {
+    "plain": {},
+    "registers": {"reg_tokens": 2},
+    "registers without positions": {"reg_tokens": 4, "no_embed_class": True},
+    "norms": {"qk_norm": True, "pre_norm": True},
+    "no bias": {"qkv_bias": False},
+    "layer scale": {"init_values": 1.0},
+    "oblong": {"img_size": (16, 40)},
+    "one block": {"depth": 1},
+}
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_cls_attention_is_timms(options):
+    vit = small_vit(**options)
+    batch = torch.randn(2, 3, *vit.patch_embed.img_size)
+    attention = cls_attention(vit, batch)
+
+    vit.blocks[-1].attn.fused_attn = False
+    name = f"blocks.{len(vit.blocks) - 1}.attn.softmax"
+    extracted = AttentionExtract(vit, names=[name], method="fx")(batch)[name]
+    expected = extracted[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, vit.patch_embed.grid_size)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(attention, expected, atol=1e-6, rtol=0)
+
+
+def test_a_timm_model_by_name_gives_timms_attention():
+    vit = load_vit(TINY, "random")
+    batch = vit_input(vit, images_of(2))
+    attention = cls_attention(vit, batch)
+    vit.blocks[-1].attn.fused_attn = False
+    extracted = AttentionExtract(vit, names=["blocks.11.attn.softmax"], method="fx")(batch)["blocks.11.attn.softmax"]
+    torch.testing.assert_close(attention.flatten(2), extracted[:, :, 0, 1:], atol=1e-6, rtol=0)
+
+
+def test_attention_shares_sum_to_at_most_one():
+    attention = cls_attention(small_vit(reg_tokens=2), torch.randn(2, 3, 32, 32))
+    assert attention.shape == (2, 3, 4, 4)
+    sums = attention.sum((2, 3))
+    assert (sums < 1).all()
+    assert sums.max() > 0.3
+
+
+def test_the_vit_sees_bicubic_images_in_its_own_normalisation():
+    vit = small_vit()
+    images = images_of(2)
+    expected = torch.nn.functional.interpolate(images / 255, (32, 32), mode="bicubic").clamp(0, 1)
+    torch.testing.assert_close(vit_input(vit, images), (expected - 0.5) / 0.5)
+    assert vit_input(vit, torch.full((1, 3, 5, 9), 255, dtype=torch.uint8)).allclose(torch.ones(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 16)])
+def test_images_larger_than_the_vits_are_antialiased(shape):
+    rows, columns = torch.meshgrid(*map(torch.arange, shape), indexing="ij")
+    chequers = (255 * ((rows + columns) % 2)).to(torch.uint8).expand(1, 3, -1, -1)
+    inner = vit_input(small_vit(img_size=24), chequers)[..., 4:-4, 4:-4]
+    assert inner.abs().max() < 0.2
+
+
+# Heads
+
+
+def test_heads_become_maps_as_asked():
+    attention = torch.rand(2, 3, 4, 4)
+
+    def scaled(channel: torch.Tensor) -> torch.Tensor:
+        low, high = channel.amin((1, 2), keepdim=True), channel.amax((1, 2), keepdim=True)
+        return (channel - low) / (high - low)
+
+    torch.testing.assert_close(aggregate_heads(attention)[:, 0], scaled(attention.mean(1)))
+    torch.testing.assert_close(aggregate_heads(attention, "max")[:, 0], scaled(attention.max(1).values))
+    every = aggregate_heads(attention, "all")
+    assert every.shape == attention.shape
+    for head in range(3):
+        torch.testing.assert_close(aggregate_heads(attention, head)[:, 0], scaled(attention[:, head]))
+        torch.testing.assert_close(every[:, head], scaled(attention[:, head]))
+
+
+@pytest.mark.parametrize("heads", ["median", -1, True, 1.0, None])
+def test_heads_that_are_none_are_refused(heads):
+    with pytest.raises(ValueError, match="heads must be 'mean', 'max', 'all' or the index of a head, got"):
+        attention_maps(images_of(2), "dino", heads=heads, model=TINY, weights="random")
+
+
+def test_a_head_beyond_the_last_is_refused():
+    with pytest.raises(ValueError, match="heads must be below 3, the number of heads, got 3"):
+        attention_maps(images_of(2), "dino", heads=3, model=TINY, weights="random")
+
+
+def test_min_max_spans_zero_to_one_and_a_constant_map_becomes_zero():
+    maps = torch.stack([torch.rand(2, 5, 5) * 1e-3 + 3, torch.full((2, 5, 5), 0.7)])
+    scaled = min_max(maps)
+    assert scaled[0].amin((1, 2)).tolist() == [0, 0]
+    assert scaled[0].amax((1, 2)).tolist() == [1, 1]
+    assert (scaled[1] == 0).all()
+
+
+# Sources
+
+
+@pytest.mark.parametrize(("heads", "channels"), [("mean", 1), ("max", 1), (2, 1), ("all", 3)])
+def test_dino_maps_of_any_timm_vit(heads, channels):
+    images = images_of(3)
+    maps = attention_maps(images, "dino", heads=heads, model=TINY, weights="random", batch_size=2)
+    assert (maps.shape, maps.dtype) == ((3, channels, 14, 14), torch.float32)
+    assert (maps.amin((2, 3)) == 0).all()
+    assert (maps.amax((2, 3)) == 1).all()
+    vit = load_vit(TINY, "random")
+    torch.testing.assert_close(maps, aggregate_heads(cls_attention(vit, vit_input(vit, images)), heads))
+
+
+@pytest.mark.parametrize("source", ["saliency", "uniform", "center", "shuffled", "oracle"])
+def test_every_other_source_gives_one_map_an_image(source):
+    maps = attention_maps(images_of(5), source, masks=torch.rand(5, 1, 28, 28))
+    assert source in ATTENTION_SOURCES
+    assert (maps.shape, maps.dtype) == ((5, 1, 28, 28), torch.float32)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+
+
+def test_uniform_is_ones():
+    assert (attention_maps(images_of(2), "uniform") == 1).all()
+
+
+def test_center_falls_off_evenly_from_the_middle():
+    maps = attention_maps(images_of(2), "center")
+    assert maps[0].equal(maps[1])
+    for mirrored in (maps.flip(2), maps.flip(3), maps.transpose(2, 3)):
+        torch.testing.assert_close(maps, mirrored)
+    middle_row = maps[0, 0, 14, 14:]
+    assert middle_row[0] == 1
+    assert (middle_row.diff() < 0).all()
+    assert maps[0, 0, 0, 0] == 0
+
+
+def test_center_maps_are_not_one_map_in_disguise():
+    """Writing to one image's map must not change another's."""
+    maps = attention_maps(images_of(2), "center")
+    maps[0] = 0
+    assert maps[1].max() == 1
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_shuffled_gives_every_map_to_another_image(n):
+    images = images_of(n)
+    own, shuffled = attention_maps(images, "saliency"), attention_maps(images, "shuffled", seed=4)
+    same = (own[:, None] == shuffled[None]).flatten(2).all(2)  # same[i, j]: image j has the map of image i
+    assert (same.sum(0) == 1).all()
+    assert (same.sum(1) == 1).all()
+    assert not same.diagonal().any()
+
+
+def test_the_seed_decides_the_shuffle():
+    first, again, other = (attention_maps(images_of(20), "shuffled", seed=seed) for seed in (0, 0, 1))
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+def test_shuffled_can_start_from_another_source():
+    masks = torch.rand(4, 1, 32, 32)
+    shuffled = attention_maps(images_of(4), "shuffled", base="oracle", masks=masks)
+    assert sorted(map(float, shuffled.sum((1, 2, 3)))) == sorted(map(float, masks.sum((1, 2, 3))))
+
+
+def test_box_is_the_rectangle_around_the_mask():
+    masks = torch.zeros(2, 1, 6, 6)
+    masks[0, 0, 1, 2] = masks[0, 0, 3, 4] = 1
+    masks[0, 0, 5, 5] = 0.4  # less than half of the pixel: outside
+    masks[1, 0, 2, 0] = 1
+    boxes = attention_maps(images_of(2), "box", masks=masks)
+    expected = torch.zeros(2, 1, 6, 6)
+    expected[0, 0, 1:4, 2:5] = 1
+    expected[1, 0, 2, 0] = 1
+    assert torch.equal(boxes, expected)
+    with pytest.raises(ValueError, match="source='box'"):
+        attention_maps(images_of(2), "box")
+
+
+def test_oracle_is_the_masks(shapes):
+    _, test = dataset_maps(shapes, "oracle")
+    assert test.equal(shapes.test.masks)
+
+
+def test_saliency_of_an_image_is_its_own():
+    """What else is in the batch does not matter."""
+    images = images_of(4)
+    torch.testing.assert_close(border_contrast(images)[2:3], border_contrast(images[2:3]))
+
+
+def test_saliency_finds_what_differs_from_the_border():
+    images = torch.full((1, 3, 32, 32), 60, dtype=torch.uint8)
+    images[:, 0, 10:16, 18:26] = 220
+    maps = border_contrast(images)
+    assert maps.shape == (1, 1, 28, 28)
+    row, column = divmod(int(maps.argmax()), 28)
+    assert 10 <= (row + 0.5) * 32 / 28 <= 16
+    assert 18 <= (column + 0.5) * 32 / 28 <= 26
+    assert maps[..., :4, :8].max() < 0.05
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (13, 77, 201), (45, 45, 45), (255, 255, 255)])
+def test_an_image_of_one_colour_has_no_salient_place(colour):
+    """Rounding errors must not be stretched to a map that spans [0, 1]."""
+    image = torch.tensor(colour, dtype=torch.uint8)[None, :, None, None].expand(1, 3, 32, 32)
+    assert border_contrast(image).max() == 0
+
+
+def test_saliency_finds_the_drawn_objects_better_than_the_controls(shapes):
+    images, masks = shapes.test.images[:500], shapes.test.masks[:500]
+    focus = {
+        source: object_focus(attention_maps(images, source, masks=masks), masks)
+        for source in ("saliency", "uniform", "center", "shuffled", "oracle")
+    }
+    for control in ("uniform", "center", "shuffled"):
+        for measure in ("mass_ratio", "peak_inside"):
+            assert focus["saliency"][measure] > 1.3 * focus[control][measure], (control, measure)
+    assert focus["oracle"]["peak_inside"] == 1
+    assert focus["oracle"]["mass_ratio"] > focus["saliency"]["mass_ratio"]
+    assert focus["uniform"]["mass_ratio"] == pytest.approx(1)
+
+
+def test_object_focus_by_hand():
+    masks = torch.zeros(2, 1, 4, 4)
+    masks[:, :, :2, :2] = 1  # a quarter of the area
+    maps = torch.zeros(2, 1, 4, 4)
+    maps[0, 0, 0, 0] = 1  # all mass on the object
+    maps[1, 0, 0, 0], maps[1, 0, 3, 3] = 1, 3  # a quarter of it
+    assert object_focus(maps, masks) == {"mass_ratio": pytest.approx((4 + 1) / 2), "peak_inside": 0.5}
+
+
+def test_dataset_maps_takes_both_splits(shapes, monkeypatch):
+    monkeypatch.setattr(attention_module, "border_contrast", lambda batch: batch[:, :1, :28, :28] / 255)
+    train, test = dataset_maps(shapes, "saliency")
+    assert train.equal(shapes.train.images[:, :1, :28, :28] / 255)
+    assert test.equal(shapes.test.images[:, :1, :28, :28] / 255)
+
+
+# The cache
+
+
+class Counter:
+    """Stands in for the saliency: a map that tells images apart, a count of those it made, and a failure on demand."""
+
+    def __init__(self, fail_after: float = float("inf")):
+        self.images, self.fail_after = 0, fail_after
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if self.images >= self.fail_after:
+            raise KeyboardInterrupt
+        self.images += len(images)
+        return images[:, :1] / 255
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    counter = Counter()
+    monkeypatch.setattr(attention_module, "border_contrast", counter)
+    return counter
+
+
+def expected_maps(images: torch.Tensor) -> torch.Tensor:
+    return images[:, :1] / 255
+
+
+def test_the_second_call_extracts_nothing(counter):
+    images = images_of(10)
+    first = attention_maps(images, "saliency")
+    assert counter.images == 10
+    assert attention_maps(images, "saliency").equal(first)
+    assert counter.images == 10
+    assert first.equal(expected_maps(images))
+
+
+def test_the_second_call_loads_no_vit(monkeypatch):
+    loads = []
+    monkeypatch.setattr(attention_module, "load_vit", lambda *_: loads.append(1) or small_vit())
+    images = images_of(3)
+    first, second = (attention_maps(images, "dino", weights="random") for _ in range(2))
+    assert loads == [1]
+    assert first.equal(second)
+    assert first.std() > 0.1
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def swap(path):
+    path.write_text("something else")
+
+
+@pytest.mark.parametrize("damage", [cut, flip_bit, swap])
+def test_a_damaged_file_is_made_anew(counter, tmp_path, damage):
+    images, cache = images_of(10), tmp_path / "maps"
+    attention_maps(images, "saliency", cache=cache)
+    (path,) = cache.iterdir()
+    damage(path)
+    assert attention_maps(images, "saliency", cache=cache).equal(expected_maps(images))
+    assert counter.images == 20
+    assert load_arrays(path) is not None
+
+
+def test_other_images_have_maps_of_their_own(counter):
+    images = images_of(10)
+    changed = images.clone()
+    changed[3, 1, 4, 5] ^= 1
+    for each in (images, changed, images[:9], images.flip(0)):
+        assert attention_maps(each, "saliency").equal(expected_maps(each))
+    assert counter.images == 10 + 10 + 9 + 10
+
+
+def test_every_setting_has_maps_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(attention_module, "load_vit", lambda *_: small_vit())
+    checkpoints = [tmp_path / name for name in ("a.pth", "b.pth")]
+    for i, path in enumerate(checkpoints):
+        path.write_bytes(bytes([i]))
+    cache = tmp_path / "maps"
+    settings = [
+        {},
+        {"heads": "max"},
+        {"heads": 0},
+        {"heads": 1},
+        {"heads": "all"},
+        {"model": TINY},
+        {"weights": "pretrained"},
+        {"seed": 1},
+        *({"weights": path} for path in checkpoints),
+    ]
+    for n, changes in enumerate(settings, 1):
+        for _ in range(2):
+            attention_maps(images_of(2), "dino", cache=cache, **{"weights": "random"} | changes)
+        assert len(list(cache.iterdir())) == n, changes
+
+
+def test_settings_that_change_nothing_share_their_maps(counter):
+    images = images_of(10)
+    for changes in ({}, {"batch_size": 3}, {"seed": 5}, {"device": "cpu"}):
+        attention_maps(images, "saliency", **changes)
+    assert counter.images == 10
+
+
+def test_an_interrupted_extraction_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    images, cache = images_of(22), tmp_path / "maps"
+    monkeypatch.setattr(attention_module, "_PART", 4)
+    first = Counter(fail_after=12)
+    monkeypatch.setattr(attention_module, "border_contrast", first)
+    with pytest.raises(KeyboardInterrupt):
+        attention_maps(images, "saliency", cache=cache)
+    assert first.images == 12
+
+    second = Counter()
+    monkeypatch.setattr(attention_module, "border_contrast", second)
+    assert attention_maps(images, "saliency", cache=cache).equal(expected_maps(images))
+    assert second.images == 22 - 12
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"], "saved parts are cleared away"
+
+
+def test_a_damaged_part_is_extracted_anew(monkeypatch, tmp_path):
+    images, cache = images_of(12), tmp_path / "maps"
+    monkeypatch.setattr(attention_module, "_PART", 4)
+    monkeypatch.setattr(attention_module, "border_contrast", Counter(fail_after=8))
+    with pytest.raises(KeyboardInterrupt):
+        attention_maps(images, "saliency", cache=cache)
+    first, second = sorted(cache.rglob("*.safetensors"))
+    cut(first)
+
+    again = Counter()
+    monkeypatch.setattr(attention_module, "border_contrast", again)
+    assert attention_maps(images, "saliency", cache=cache).equal(expected_maps(images))
+    assert again.images == 8
+    assert not second.exists()
+
+
+# The ViT's weights
+
+
+def test_random_weights_come_from_the_seed_alone():
+    before = torch.random.get_rng_state()
+    first, again, other = (load_vit(TINY, "random", seed).blocks[0].attn.qkv.weight for seed in (0, 0, 1))
+    assert first.equal(again)
+    assert not first.equal(other)
+    assert torch.random.get_rng_state().equal(before), "the global generator is left alone"
+
+
+def test_a_checkpoint_file_gives_its_weights(tmp_path):
+    path = tmp_path / "vit.pth"
+    vit = load_vit(TINY, "random", seed=7)
+    torch.save(vit.state_dict(), path)
+    loaded = load_vit(TINY, path).state_dict()
+    assert all(loaded[name].equal(value) for name, value in vit.state_dict().items())
+
+
+def test_a_checkpoint_file_may_hold_a_classifier(tmp_path):
+    """The attention has no use for it, and files meant for the model often do."""
+    path = tmp_path / "vit.pth"
+    vit = timm.create_model(TINY, num_classes=10)
+    torch.save(vit.state_dict(), path)
+    assert load_vit(TINY, path).blocks[0].attn.qkv.weight.equal(vit.blocks[0].attn.qkv.weight)
+
+
+def test_weights_that_cannot_be_fetched_come_with_advice(monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError("Temporary failure in name resolution")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ConnectionError, match=r"'vit_base_patch8_224.dino' could not be fetched") as caught:
+        attention_maps(images_of(2), "dino")
+    assert "weights=PATH" in str(caught.value)
+    assert "source='saliency'" in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+@pytest.mark.parametrize("model", ["vit_of_nobody", "vit_base_patch8_224.nobody"])
+def test_an_unknown_model_is_named(model, weights):
+    with pytest.raises(ValueError, match=f"model must be a timm model name such as .*, got '{model}'"):
+        attention_maps(images_of(2), "dino", model=model, weights=weights)
+
+
+def test_a_model_that_is_no_vision_transformer_is_refused():
+    with pytest.raises(ValueError, match=r"model must be a timm VisionTransformer with a class token.*got 'resnet18'"):
+        attention_maps(images_of(2), "dino", model="resnet18", weights="random")
+
+
+def test_a_model_without_a_class_token_is_refused(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: small_vit(class_token=False, global_pool="avg"))
+    with pytest.raises(ValueError, match="model must be a timm VisionTransformer with a class token"):
+        attention_maps(images_of(2), "dino", model="vit_small_gap", weights="random")
+
+
+def test_missing_weights_are_named(tmp_path):
+    path = tmp_path / "none.pth"
+    with pytest.raises(ValueError, match=f"weights must be 'pretrained', 'random' or a checkpoint file, got '{path}'"):
+        attention_maps(images_of(2), "dino", model=TINY, weights=path)
+
+
+def test_dino_tiny_takes_other_weights_of_its_kind(tmp_path):
+    images = images_of(3)
+    packaged = attention_maps(images, "dino-tiny")
+    assert attention_maps(images, "dino-tiny", weights=WEIGHTS).equal(packaged)
+    heads = attention_maps(images, "dino-tiny", weights=FOUR_HEADS, heads="all")
+    assert heads.shape[:2] == (3, 4)
+    assert not attention_maps(images, "dino-tiny", weights=FOUR_HEADS).equal(packaged)
+    missing = tmp_path / "none.safetensors"
+    with pytest.raises(
+        ValueError, match=f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got '{missing}'"
+    ):
+        attention_maps(images, "dino-tiny", weights=missing)
+
+
+def test_weights_that_are_none_are_named(tmp_path):
+    path = tmp_path / "notes.pth"
+    path.write_text("no weights")
+    with pytest.raises(ValueError, match=f"weights .*{path}"):
+        attention_maps(images_of(2), "dino", model=TINY, weights=path)
+
+
+def test_weights_of_another_model_are_named(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"fc.weight": torch.zeros(3, 3)}, path)
+    with pytest.raises(ValueError, match=f"weights file {path} does not fit '{TINY}'"):
+        attention_maps(images_of(2), "dino", model=TINY, weights=path)
+
+
+# Bad arguments
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(ValueError, match=r"source must be one of dino, .*; got 'grad-cam'"):
+        attention_maps(images_of(2), "grad-cam")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.rand(2, 3, 8, 8), images_of(2)[0], images_of(2)[:, :1], images_of(2).numpy()],
+    ids=["float", "one image", "one channel", "numpy"],
+)
+def test_images_that_are_none_are_refused(images):
+    with pytest.raises(ValueError, match=r"images must be a uint8 tensor \(N, 3, H, W\), got"):
+        attention_maps(images, "saliency")
+
+
+@pytest.mark.parametrize("masks", [None, torch.rand(3, 1, 8, 8)])
+def test_oracle_needs_one_mask_an_image(masks):
+    with pytest.raises(ValueError, match="masks must hold one true mask an image"):
+        attention_maps(images_of(2), "oracle", masks=masks)
+
+
+@pytest.mark.parametrize("base", ["uniform", "center", "shuffled", "grad-cam"])
+def test_shuffled_refuses_a_base_that_is_none(base):
+    with pytest.raises(ValueError, match=f"base must be .*'{base}'"):
+        attention_maps(images_of(2), "shuffled", base=base)
+
+
+def test_one_image_cannot_be_shuffled():
+    with pytest.raises(ValueError, match="images must be at least 2 for source='shuffled', got 1"):
+        attention_maps(images_of(1), "shuffled")

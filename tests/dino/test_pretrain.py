@@ -1,0 +1,241 @@
+"""Self-distillation (Sec. 3.2): its formulas, its bookkeeping, that it learns, and the weights it made."""
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resattn import paths
+from resattn.attention.maps import aggregate_heads, object_focus
+from resattn.attention.tiny import RECORD, WEIGHTS, tiny_vit
+from resattn.attention.vit import cls_attention, vit_input
+from resattn.data.datasets import load_dataset
+from resattn.data.shapes import make_shapes
+from resattn.dino import pretrain as dino
+from resattn.dino.config import DinoConfig
+from resattn.dino.crops import random_crops
+from resattn.files import load_arrays
+
+
+@pytest.fixture
+def tiny():
+    """Settings of a run that takes a second or two."""
+    return DinoConfig(
+        drawn=64,
+        epochs=3,
+        batch_size=16,
+        local_crops=2,
+        dim=16,
+        depth=1,
+        heads=2,
+        hidden=16,
+        prototypes=8,
+    )
+
+
+def test_probabilities_are_equation_2():
+    logits = np.random.default_rng(0).normal(size=(5, 7))
+    expected = np.exp(logits / 0.3) / np.exp(logits / 0.3).sum(1, keepdims=True)
+    np.testing.assert_allclose(dino.probabilities(torch.from_numpy(logits), 0.3), expected)
+
+
+def test_loss_is_the_mean_cross_entropy_over_pairs_of_different_views():
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(4, 3, 5)), rng.dirichlet(np.ones(5), size=(2, 3))
+    pairs = []
+    for t in range(2):
+        for v in range(4):
+            if v != t:
+                p = np.exp(student[v] / 0.1) / np.exp(student[v] / 0.1).sum(1, keepdims=True)
+                pairs.append(-(teacher[t] * np.log(p)).sum(1).mean())
+    loss = dino.dino_loss(torch.from_numpy(student), torch.from_numpy(teacher), 0.1)
+    np.testing.assert_allclose(float(loss), np.mean(pairs))
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = torch.randn(3, 4, 5, requires_grad=True), torch.randn(2, 4, 5, requires_grad=True)
+    dino.dino_loss(student, teacher.softmax(-1), 0.1).backward()
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+def test_the_teacher_is_a_moving_average_of_the_student(tiny):
+    run = dino.Run(tiny)
+    run._set_rates(1.5)
+    before = [p.clone() for p in run.teacher.parameters()]
+    run._step(run.pool[:16])
+    for old, new, student in zip(before, run.teacher.parameters(), run.student.parameters(), strict=True):
+        assert new.grad is None
+        assert not new.requires_grad
+        torch.testing.assert_close(new, run.teacher.decay * old + (1 - run.teacher.decay) * student)
+
+
+def test_sinkhorn_uses_all_prototypes_equally():
+    targets = dino.sinkhorn(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), 0.5, rounds=50)
+    torch.testing.assert_close(targets.sum(1), torch.ones(64))
+    torch.testing.assert_close(targets.sum(0), torch.full((8,), 8.0), rtol=1e-3, atol=1e-3)
+
+
+def test_prototypes_stay_frozen_at_first_and_the_centre_moves(tiny):
+    run = dino.Run(dataclasses.replace(tiny, centring="mean", freeze_epochs=1.0))
+    before = run.student.prototypes.detach().clone()
+    run._set_rates(0.5)
+    run._step(run.pool[:16])
+    assert torch.equal(run.student.prototypes, before)
+    assert run.centre.abs().sum() > 0
+    run._set_rates(1.0)
+    run._step(run.pool[:16])
+    assert not torch.equal(run.student.prototypes, before)
+
+
+def test_crops_depend_on_nothing_but_images_and_generator():
+    images = torch.from_numpy(make_shapes(6, seed=3)[0])
+    first, again = (random_crops(images, 3, 16, (0.2, 0.5), torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first.shape == (3, 6, 3, 16, 16)
+    assert first.dtype == torch.float32
+    assert torch.equal(first, again)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_crop_of_everything_without_changes_is_the_image_or_its_mirror():
+    images = torch.from_numpy(make_shapes(8, seed=3)[0])
+    crops = random_crops(images, 1, 32, (16 / 9, 2.0), torch.Generator().manual_seed(0), jitter=0, grey=0, swap=0)[0]
+    plain = images.float() / 255
+    same = [(crop - image).abs().max() < 1e-5 for crop, image in zip(crops, plain, strict=True)]
+    mirrored = [(crop - image.flip(2)).abs().max() < 1e-5 for crop, image in zip(crops, plain, strict=True)]
+    assert all(a != b for a, b in zip(same, mirrored, strict=True))
+    assert any(same)
+    assert any(mirrored)
+
+
+def test_swapping_gives_all_crops_of_an_image_the_coarse_colours_of_the_same_other_image():
+    images = (torch.arange(6, dtype=torch.uint8) * 40)[:, None, None, None].expand(6, 3, 32, 32)
+    crops = random_crops(images, 2, 16, (0.5, 1.0), torch.Generator().manual_seed(0), jitter=0, grey=0, swap=1.0)
+    levels = (255 * crops.mean((2, 3, 4))).round().int()
+    assert levels.tolist() == [[120, 160, 200, 0, 40, 80]] * 2
+
+
+@pytest.mark.parametrize(
+    ("teacher", "mean", "said"), [(2.07, 2.08, "uniform"), (0.0, 0.01, "same prototype"), (0.1, 2.0, None)]
+)
+def test_a_collapse_is_noticed(teacher, mean, said):
+    history = [{"teacher_entropy": teacher, "mean_entropy": mean}] * 3
+    found = dino.collapse(history, n_prototypes=8)
+    assert (said in found) if said else (found is None)
+    assert dino.collapse(history[:2], n_prototypes=8) is None
+
+
+def test_cosine_schedule_starts_turns_and_ends_where_it_should():
+    assert [dino.cosine(2.0, 1.0, x) for x in (0, 0.5, 1)] == pytest.approx([2, 1.5, 1])
+
+
+def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path):
+    whole = dino.pretrain(tiny, folder=tmp_path / "whole", on_epoch=lambda _: None)
+    script = (
+        "import os, signal, sys, torch; from pathlib import Path; from resattn.dino import pretrain as dino; "
+        "from resattn.dino.config import DinoConfig; torch.set_num_threads(int(sys.argv[3])); "
+        "stop = lambda entry: entry['epoch'] == 2 and os.kill(os.getpid(), signal.SIGKILL); "
+        "import json; dino.pretrain(DinoConfig(**json.loads(sys.argv[1])), folder=Path(sys.argv[2]), on_epoch=stop)"
+    )
+    arguments = [json.dumps(tiny.identity()), str(tmp_path / "killed"), str(torch.get_num_threads())]
+    killed = subprocess.run([sys.executable, "-c", script, *arguments], cwd=paths.ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = dino.pretrain(tiny, folder=tmp_path / "killed", on_epoch=lambda _: None)
+    first, second = (load_arrays(tmp_path / name / "vit.safetensors")[0] for name in ("whole", "killed"))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    losses = [[entry["loss"] for entry in record["metrics"]["epochs"]] for record in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
+    dino.pretrain(dataclasses.replace(tiny, epochs=1), folder=tmp_path, on_epoch=lambda _: None)
+    with pytest.raises(ValueError, match="other settings"):
+        dino.pretrain(tiny, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"centring": "none"}, {"global_size": 30}, {"heads": 5}, {"momentum": (0.9, 2.0)}, {"epochs": 0}]
+)
+def test_impossible_settings_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        DinoConfig(**wrong)
+
+
+def test_help_says_what_there_is_and_is_quick():
+    shown = subprocess.run(
+        [sys.executable, "-m", "resattn.dino.pretrain", "--help"], capture_output=True, text=True, cwd=paths.ROOT
+    )
+    assert shown.returncode == 0
+    assert "--teacher-temperature" in shown.stdout
+
+
+def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path):
+    folder = _draw_textures(tmp_path / "textures")
+    config = DinoConfig(
+        dataset=str(folder),
+        epochs=12,
+        stop_after=None,
+        prototypes=16,
+        momentum=(0.97, 1.0),
+        local_area=(0.3, 0.6),
+        warmup_epochs=1,
+        freeze_epochs=1,
+    )
+    untrained = dino.Run(config).watch()["knn_acc"]
+    record = dino.pretrain(config, folder=tmp_path / "run", on_epoch=lambda _: None)
+    trained = record["metrics"]["epochs"][-1]["knn_acc"]
+    assert record["metrics"]["collapse"] is None
+    assert trained > untrained + 0.08, (untrained, trained)
+
+
+def test_shipped_weights_find_the_object():
+    vit, data = tiny_vit(), load_dataset("shapes").test
+    recorded = json.loads(RECORD.read_text(encoding="utf-8"))["metrics"]["test"]
+    attention = torch.cat([cls_attention(vit, vit_input(vit, part)) for part in data.images.split(500)])
+    for name, maps in {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}.items():
+        assert object_focus(maps, data.masks) == pytest.approx(recorded[name], rel=0.01), name
+    focus = object_focus(aggregate_heads(attention), data.masks)
+    assert focus["mass_ratio"] >= 1.8
+    assert focus["peak_inside"] >= 0.7
+    # Objects are bright, so an untrained ViT that happens to prefer bright patches peaks on them too; its attention stays flat.
+    untrained = object_focus(_raw_attention(tiny_vit(pretrained=False), data.images[:500]), data.masks[:500])
+    assert (
+        object_focus(attention.mean(1, keepdim=True), data.masks)["mass_ratio"] > 1.2 > 1.05 > untrained["mass_ratio"]
+    )
+
+
+def test_shipped_weights_are_small_and_damage_is_noticed(tmp_path):
+    assert WEIGHTS.stat().st_size < 4e6
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(WEIGHTS.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="damaged"):
+        tiny_vit(weights=broken)
+
+
+def _raw_attention(vit, images):
+    return cls_attention(vit, vit_input(vit, images)).mean(1, keepdim=True)
+
+
+def _draw_textures(folder):
+    """Three classes told apart by their texture alone: stripes across, stripes down, and dots, in any two greys."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    patterns = {"across": lambda f, p, q: np.sin(f * y + p), "down": lambda f, p, q: np.sin(f * x + q)}
+    patterns["dots"] = lambda f, p, q: np.sin(f * y + p) * np.sin(f * x + q)
+    for split, n in {"train": 400, "test": 10}.items():
+        for name, pattern in patterns.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n):
+                blend = 0.5 + 0.5 * pattern(rng.uniform(0.6, 1.6), *rng.uniform(0, 2 * math.pi, 2))[..., None]
+                low, high = rng.uniform(0.2, 0.4), rng.uniform(0.6, 0.8)
+                pixels = low * (1 - blend) + high * blend + rng.normal(0, 0.05, (32, 32, 3))
+                image = Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
+                image.save(folder / split / name / f"{i}.png")
+    return folder

@@ -1,0 +1,195 @@
+"""run_all.sh and what it runs: options, jobs, one real papermill run, failures, interruptions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from resattn import paths
+from resattn.config import TrainConfig
+from resattn.experiments.jobs import check_changes, list_jobs, notebook_parameters, select_jobs
+
+TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500"]
+
+
+def run(home, *options, **kwargs):
+    command = [sys.executable, "-m", "resattn.experiments.notebooks", *options]
+    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=paths.CHECKOUT, env=environment, capture_output=True, text=True, **kwargs)
+
+
+def names(profile, **options):
+    defaults = {"dataset": None, "seeds": 2, "root": None, "changes": {}}
+    return [job.name for job in list_jobs(profile, **defaults | options)]
+
+
+@pytest.mark.parametrize("script", ["./run_all.sh", "tests/run.sh"])
+def test_help_answers_at_once_without_an_environment(script):
+    start = time.monotonic()
+    answer = subprocess.run(
+        ["bash", script, "--help"], cwd=paths.CHECKOUT, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert answer.returncode == 0
+    assert "usage" in answer.stdout
+    assert time.monotonic() - start < 1
+
+
+def test_planning_imports_no_torch():
+    code = "import sys, resattn.experiments.notebooks as r; r.main(['--dry-run', '--profile', 'demo']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=paths.CHECKOUT, capture_output=True).returncode == 0
+
+
+def test_demo_covers_three_strengths_two_forms_baseline_and_two_seeds():
+    jobs = names("demo")
+    assert len(jobs) == 2 + 2 * 7 + 3
+    assert {
+        "01-shapes",
+        "02",
+        "04",
+        "05",
+        "06",
+        "03-shapes-resnet8-seed1",
+        "03-shapes-printed-a0.5-seed0",
+        "03-shapes-gated-a1-seed1",
+    } <= set(jobs)
+
+
+def test_paper_covers_both_cifars_at_the_papers_settings():
+    jobs = list_jobs("paper", None, 3, None, {})
+    runs = [job.config for job in jobs if job.config]
+    assert len(runs) == 2 * 7 * 3
+    assert {run.dataset for run in runs} == {"cifar10", "cifar100"}
+    assert {(run.epochs, run.image_size, run.lr, run.batch_size, run.source) for run in runs} == {
+        (100, 224, 0.2, 128, "dino")
+    }
+
+
+def test_every_job_has_its_own_record():
+    slugs = [job.config.slug for job in list_jobs("paper", None, 3, None, {}) if job.config]
+    assert len(set(slugs)) == len(slugs)
+
+
+def test_without_profile_the_reason_is_said(tmp_path):
+    answer = run(tmp_path, "--dry-run")
+    assert answer.returncode == 0
+    assert "Profile demo: no CUDA GPU here" in answer.stdout
+
+
+def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
+    answer = run(tmp_path, "--profile", "demo", "--dry-run")
+    assert answer.stdout.count("about") > 10
+    assert "19 jobs, 0 finished" in answer.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "epcohs=3"], "--set epcohs: no notebook has this parameter; they have a, "),
+        (["--set", "form=7"], "--set form: must be of type str"),
+        (["--set", "form=gatted"], "form must be one of printed, gated, scaled, unmasked; got 'gatted'"),
+        (["--set", "a=1.5"], "a must be a number in [0, 1], got 1.5"),
+        (["--set", "a=nan"], "--set a: must be of type float"),
+        (["--set", "lr"], "--set wants NAME=VALUE"),
+        (["--only", "nothing*"], "matches no job"),
+        (["--seeds", "0"], "must be a whole number of at least 1"),
+        (["--profile", "fast"], "invalid choice"),
+        (["--data", "no/such/folder"], "--data must be a folder that exists"),
+    ],
+)
+def test_bad_options_end_with_a_clear_line(tmp_path, options, message):
+    answer = run(tmp_path, "--profile", "demo", *options)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_smallest_profile_runs_skips_and_reports(tmp_path):
+    """One training job, then the figures, then everything again: finished jobs are skipped."""
+    first = run(
+        tmp_path, "--profile", "demo", "--seeds", "1", "--only", "0[34]*", *TINY, "--set", "model=resnet8", timeout=400
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    folder = tmp_path / "runs/demo"
+    written = list((folder / "records").glob("*.json"))
+    assert len(written) == 1, "with model=resnet8 set, all training jobs are one and the same run"
+    assert json.loads(written[0].read_text())["config"]["image_size"] == 16
+    assert {p.suffix for p in (folder / "figures").iterdir()} == {".png", ".svg"}
+    assert not list(folder.rglob("*.partial*"))
+    assert "report:    " in first.stdout
+    page = (tmp_path / "report/index.html").read_text()
+    assert all(
+        words in page for words in (written[0].name, 'id="accuracy-shapes"', "Tables and figures, from records alone")
+    )
+    again = run(tmp_path, "--profile", "demo", "--seeds", "1", "--only", "0[34]*", *TINY, "--set", "model=resnet8")
+    assert again.stdout.count("finished earlier, skipped") == 2
+    assert again.returncode == 0
+
+
+def test_a_failed_job_does_not_stop_the_others(tmp_path):
+    (tmp_path / "data/broken/train/one").mkdir(parents=True)
+    answer = run(tmp_path, "--profile", "demo", "--dataset", "broken", "--seeds", "1", "--only", "*[12]-*resnet8*")
+    assert answer.returncode == 2, "no such job"
+    answer = run(tmp_path, "--profile", "demo", "--dataset", "broken", "--only", "0[12]*", timeout=300)
+    assert answer.returncode == 1
+    assert "FAILED 01-broken; its log: " in answer.stdout
+    assert "[2/2]" in answer.stdout
+    assert "1 of 2 jobs done" in answer.stdout
+    assert "No run has left a record here yet" in (tmp_path / "report/index.html").read_text(), "of what there is"
+    assert "holds no image" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
+
+
+def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "resattn.experiments.notebooks",
+        "--profile",
+        "demo",
+        "--only",
+        "03-shapes-resnet8-seed0",
+    ]
+    command += ["--set", "epochs=30"]  # long enough to be interrupted
+    environment = os.environ | {"RESATTN_HOME": str(tmp_path)}
+    first = subprocess.Popen(
+        command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "runs/demo/logs/03-shapes-resnet8-seed0.log"
+    for _ in range(600):
+        if log.exists() and "seed" in log.read_text():
+            break
+        time.sleep(0.1)
+    second = run(tmp_path, "--profile", "demo", "--only", "02")
+    assert second.returncode == 1
+    assert f"process {first.pid} is already running in this folder" in second.stderr
+    first.send_signal(signal.SIGINT)
+    out, _ = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "the same command goes on from there" in out
+    assert not list((tmp_path / "runs/demo").rglob("*.json"))
+    assert not list((tmp_path / "runs/demo/notebooks").glob("03-shapes-resnet8-seed0.ipynb"))
+
+
+def test_only_selects_by_pattern():
+    jobs = list_jobs("demo", None, 2, None, {})
+    assert [job.name for job in select_jobs(jobs, "*gated-a1-*")] == [
+        "03-shapes-gated-a1-seed0",
+        "03-shapes-gated-a1-seed1",
+    ]
+
+
+def test_parameters_cells_are_literals_and_agree_with_the_config():
+    fields = TrainConfig.__dataclass_fields__
+    parameters = notebook_parameters(paths.NOTEBOOKS / "03_training.ipynb")
+    assert set(parameters) - {"preset", "records"} <= set(fields)
+    assert TrainConfig.from_parameters("demo", dataset="shapes", form=parameters["form"], a=parameters["a"])
+
+
+def test_an_integer_is_fine_where_a_float_is_the_default():
+    check_changes({"a": 1}, {"03_training": {"a": 0.5}})
+    with pytest.raises(ValueError, match="must be of type float"):
+        check_changes({"a": True}, {"03_training": {"a": 0.5}})

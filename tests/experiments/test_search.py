@@ -1,0 +1,358 @@
+"""The search of Sec. 5.1: the same points whoever asks, each once, resumed after a kill, and no look at the test split."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from resattn import TrainConfig, load_dataset, paths
+from resattn.analysis.search import answers, best_trial, cosine_against_constant, load_searches, search_trials
+from resattn.experiments import search as search_module
+from resattn.experiments.search import SearchPlan, main, search
+from resattn.experiments.search_queue import Point, PointQueue
+from resattn.plots.results import save_figure, use_style
+from resattn.plots.search import search_figures
+
+TINY = TrainConfig(dataset="birds", model="resnet8", epochs=2, image_size=8, batch_size=4, device="cpu")
+OPTIONS = ["--dataset", "birds", "--model", "resnet8", "--epochs", "2", "--image-size", "8", "--batch-size", "4"]
+OPTIONS += ["--trials", "6", "--grid", "3x1", "--confirm", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def birds(make_folder, tmp_path):
+    """Settings of a search whose trials take a blink."""
+    make_folder("birds", train=8, test=2, size=8)
+    return dataclasses.replace(TINY, root=str(tmp_path / "data"))
+
+
+def plan(config=TINY, **options):
+    return SearchPlan(config, **{"trials": 4, "grid": (3, 1), "confirm": 1} | options)
+
+
+def recipes(record, *stages):
+    return {(t["lr"], t["weight_decay"], t["seed"]) for t in record["trials"] if t["stage"] in stages}
+
+
+def without_times(record):
+    trials = [
+        trial | {"seconds": None, "epochs": [e | {"seconds": None} for e in trial["epochs"]]}
+        for trial in record["trials"]
+    ]
+    return record | {"trials": trials, "environment": None}
+
+
+def test_random_points_depend_on_seed_and_number_alone():
+    one, longer = plan(), plan(trials=9, grid=(5, 5), confirm=0)
+    assert [one.random_point(k) for k in range(4)] == [longer.random_point(k) for k in range(4)]
+    assert one.name == longer.name, "more trials extend a study"
+    other = plan(dataclasses.replace(TINY, seed=1))
+    assert one.random_point(0) != other.random_point(0)
+    assert one.name != other.name
+
+
+def test_every_setting_but_the_searched_ones_makes_another_study():
+    assert plan(dataclasses.replace(TINY, lr=0.5, weight_decay=0.0)).name == plan().name
+    changes = [{"schedule": "constant"}, {"epochs": 3}, {"model": "resattn"}, {"dataset": "shapes"}, {"seed": 4}]
+    names = {plan(dataclasses.replace(TINY, **change)).name for change in changes}
+    assert len(names | {plan().name, plan(lr=(1e-3, 1)).name}) == len(changes) + 2
+
+
+def test_random_points_fill_the_ranges_evenly_on_the_logarithmic_scale():
+    points = [plan(lr=(1e-4, 1), weight_decay=(1e-3, 1e-1)).random_point(k) for k in range(400)]
+    assert all(1e-4 <= p.lr <= 1 and 1e-3 <= p.weight_decay <= 1e-1 for p in points)
+    for low in (1e-4, 1e-3, 1e-2, 1e-1):
+        assert 70 < sum(low <= p.lr < 10 * low for p in points) < 130
+
+
+def test_the_grid_is_centred_on_the_best_and_leaves_out_the_centre():
+    centre = Point("random", 0.02, 1e-3, 0)
+    points = plan(grid=(3, 5), span=0.5, lr=(1e-4, 1), weight_decay=(1e-5, 1e-1)).grid_points(centre)
+    assert len(points) == 14
+    assert {p.lr for p in points} == {0.002, 0.02, 0.2}
+    assert {p.weight_decay for p in points} == {1e-4, 3.162e-4, 1e-3, 3.162e-3, 1e-2}
+    assert (0.02, 1e-3) not in {(p.lr, p.weight_decay) for p in points}
+    assert len(plan(grid=(2, 2)).grid_points(centre)) == 4, "an even grid has no point in its centre"
+    assert plan(grid=(1, 1)).grid_points(centre) == []
+
+
+def test_a_search_measures_its_points_and_says_what_it_did(birds, tmp_path, capsys):
+    record = search(plan(birds), tmp_path / "s.journal", out=tmp_path / "s.json")
+    assert [t["stage"] for t in record["trials"]] == ["random"] * 4 + ["paper"] + ["grid"] * 2 + ["confirm"] * 2
+    assert json.loads((tmp_path / "s.json").read_text()) == json.loads(json.dumps(record))
+    assert {(t["lr"], t["weight_decay"]) for t in record["trials"] if t["stage"] == "paper"} == {(0.2, 5e-4)}
+    trials = search_trials(record)
+    best = best_trial(trials)
+    assert recipes(record, "confirm") == {(best["lr"], best["weight_decay"], 1), (0.2, 5e-4, 1)}
+    for trial in record["trials"]:
+        assert [set(e) for e in trial["epochs"]] == [{"train_loss", "val_loss", "val_acc", "lr", "seconds"}] * 2
+        assert trial["diverged"] is None
+    assert record["config"]["image_size"] == 8
+    assert "lr" not in record["config"]
+    assert record["environment"]["versions"]["optuna"]
+    assert not list((tmp_path / "s.trials").rglob("*.*")), "checkpoints and signs of life are gone"
+    assert capsys.readouterr().out.count("(5 of 5)") == 1
+    again = search(plan(birds), tmp_path / "s.journal")
+    assert again["trials"] == record["trials"], "nothing is measured twice"
+
+
+def test_trials_are_what_training_with_these_settings_gives(birds, tmp_path):
+    from resattn import train
+
+    record = search(plan(birds, trials=1, grid=(1, 1), confirm=0), tmp_path / "s.journal")
+    trial = record["trials"][0]
+    config = dataclasses.replace(birds, lr=trial["lr"], weight_decay=trial["weight_decay"])
+    alone = train(config, folder=tmp_path / "alone", on_epoch=lambda history: None)
+    assert [e["val_acc"] for e in alone["metrics"]["epochs"]] == [e["val_acc"] for e in trial["epochs"]]
+    assert [e["train_loss"] for e in alone["metrics"]["epochs"]] == [e["train_loss"] for e in trial["epochs"]]
+
+
+def test_the_test_split_is_never_looked_at(birds, tmp_path, monkeypatch):
+    class Sealed:
+        def __getattr__(self, name):
+            raise AssertionError(f"the search looked at the test split's {name}")
+
+        def __len__(self):
+            raise AssertionError("the search counted the test split")
+
+    data = dataclasses.replace(load_dataset("birds", birds.root), test=Sealed())
+    monkeypatch.setattr(search_module, "load_dataset", lambda name, root: data)
+    config = dataclasses.replace(birds, model="resattn", source="saliency")
+    record = search(plan(config, trials=2), tmp_path / "s.journal")
+    assert len(record["trials"]) == 7
+    assert "test" not in json.dumps(record)
+
+
+def start_worker(home, *options, **kwargs):
+    command = [sys.executable, "-m", "resattn.experiments.search", *OPTIONS, *options]
+    environment = os.environ | {
+        "RESATTN_HOME": str(home),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    return subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, **kwargs)
+
+
+def test_two_workers_share_a_journal_and_repeat_no_point(birds, tmp_path):
+    options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--out", str(tmp_path / "s.json")]
+    workers = [start_worker(tmp_path, *options) for _ in range(2)]
+    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    record = json.loads((tmp_path / "s.json").read_text())
+    trained = [line.split("  val")[0] for output in outputs for line in output.splitlines() if "val acc" in line]
+    assert len(trained) == len(set(trained)) == len(record["trials"]) == 6 + 1 + 2 + 2
+    alone = search(plan(birds, trials=6), tmp_path / "alone.journal")
+    assert without_times(alone)["trials"] == without_times(record)["trials"]
+
+
+def test_of_two_equal_requests_one_is_measured(tmp_path):
+    workers = [PointQueue(tmp_path / "s.journal", "study") for _ in range(2)]
+    points = [Point("random", 0.1, 1e-3, 0), Point("random", 0.2, 1e-3, 0)]
+    for point in points * 2:  # what two workers do that ask at the same moment
+        about = dataclasses.asdict(point) | {"name": point.name}
+        workers[0].study.enqueue_trial({"lr": point.lr, "weight_decay": point.weight_decay}, {"point": about})
+    claimed = [workers[k % 2].claim([]) for k in range(4)]
+    assert [one[1] for one in claimed if one] == points
+    assert claimed[0][0].params == {"lr": 0.1, "weight_decay": 1e-3}
+
+
+def test_a_trial_whose_worker_died_is_measured_again_but_a_living_one_is_left_alone(tmp_path):
+    dead, living = (PointQueue(tmp_path / "s.journal", "study", patience=0.4) for _ in range(2))
+    point = Point("random", 0.1, 1e-3, 0)
+    trial, _ = dead.claim([point])
+    with dead.alive(trial):
+        time.sleep(0.8)
+        assert living.claim([point]) is None
+    assert living.claim([point]) is None, "no sign of life is noticed, but patience only starts"
+    time.sleep(0.6)
+    assert living.claim([point])[1] == point
+    assert [t.state for t in living.study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_a_killed_search_goes_on_and_ends_with_the_same_record(birds, tmp_path, monkeypatch):
+    options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--epochs", "60"]
+    options += ["--trials", "1", "--grid", "1x1", "--confirm", "0"]
+    worker = start_worker(tmp_path, *options)
+    checkpoints = tmp_path / "s.trials"
+    for _ in range(600):
+        if list(checkpoints.rglob("*.pt")):
+            break
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGKILL)
+    worker.communicate()
+    (left,) = checkpoints.rglob("*.pt")
+    long = dataclasses.replace(birds, epochs=60)
+    epochs = []
+    real = search_module.Run.train_epoch
+    monkeypatch.setattr(search_module.Run, "train_epoch", lambda run: (epochs.append(run.config.lr), real(run)))
+    short = {"trials": 1, "grid": (1, 1), "confirm": 0}
+    resumed = search(plan(long, **short), tmp_path / "s.journal", patience=0.5)
+    first = plan(long).random_point(0)
+    assert left.stem == first.name
+    assert 0 < epochs.count(first.lr) < 60, "it went on from its checkpoint"
+    untouched = search(plan(long, **short), tmp_path / "alone.journal")
+    assert without_times(resumed)["trials"] == without_times(untouched)["trials"]
+
+
+def test_an_interrupted_trial_is_free_at_once(birds, tmp_path, monkeypatch):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_module.Run, "train_epoch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search(plan(birds), tmp_path / "s.journal")
+    monkeypatch.undo()
+    queue = PointQueue(tmp_path / "s.journal", plan(birds).name)
+    first = plan(birds).random_point(0)
+    trial, point = queue.claim([first])
+    assert point == first
+    queue.give_up(trial)
+    record = search(plan(birds, trials=1, grid=(1, 1), confirm=0), tmp_path / "s.journal")
+    assert [t["stage"] for t in record["trials"]] == ["random", "paper"], "what another plan wanted is not left to do"
+
+
+def test_a_diverged_trial_is_recorded_and_the_search_goes_on(birds, tmp_path, monkeypatch):
+    lost = plan(birds).random_point(1)
+    real = search_module.Run.train_epoch
+
+    def train_epoch(run):
+        if run.config.lr == lost.lr and run.epoch == 1:
+            raise run._not_finite("loss", float("nan"), 3)
+        real(run)
+
+    monkeypatch.setattr(search_module.Run, "train_epoch", train_epoch)
+    record = search(plan(birds), tmp_path / "s.journal")
+    (trial,) = [t for t in record["trials"] if t["lr"] == lost.lr]
+    assert "loss became nan" in trial["diverged"]
+    assert len(trial["epochs"]) == 1
+    queue = PointQueue(tmp_path / "s.journal", plan(birds).name)
+    assert queue.done()[lost.name].state == TrialState.PRUNED
+    assert queue.done()[lost.name].value == 0
+    trials = search_trials(record)
+    assert trials["diverged"].sum() == 1
+    assert best_trial(trials)["lr"] != lost.lr
+
+
+def test_when_every_random_point_diverges_it_says_so(birds, tmp_path, monkeypatch):
+    def diverge(run):
+        raise FloatingPointError("gone")
+
+    monkeypatch.setattr(search_module.Run, "train_epoch", diverge)
+    with pytest.raises(ValueError, match="every random point diverged; lower the lr range"):
+        search(plan(birds), tmp_path / "s.journal")
+
+
+def test_time_can_be_limited(birds, tmp_path):
+    assert search(plan(birds), tmp_path / "s.journal", minutes=0)["trials"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
+        ({"confirm": -1}, "confirm must be a whole number of at least 0, got -1"),
+        ({"grid": (3, 0)}, r"grid must be two whole numbers of at least 1, got \(3, 0\)"),
+        ({"span": 0}, "span must be a number above 0 and at most 1, got 0"),
+        ({"lr": (1, 0.1)}, "lr must be a range of two rising numbers above 0, got 1 and 0.1"),
+        ({"weight_decay": (0, 1)}, "weight_decay must be a range of two rising numbers above 0"),
+    ],
+)
+def test_bad_plans_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        plan(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grid", "5"], "must be two whole numbers such as 5x5, got '5'"),
+        (["--trials", "0"], "trials must be a whole number of at least 1"),
+        (["--schedule", "linear"], "schedule must be one of cosine, constant; got 'linear'"),
+        (["--dataset", "nowhere"], "nowhere"),
+        (["--lr", "0.1"], "unrecognized arguments: --lr"),
+    ],
+)
+def test_bad_options_end_with_a_clear_line(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        main([*OPTIONS, "--storage", str(tmp_path / "s.journal"), "--root", str(tmp_path), *options])
+    assert stopped.value.code in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def made_record(schedule, accuracies, **config):
+    """A record with trials at (lr, weight decay, seed, stage) as given."""
+    about = {"dataset": "shapes", "model": "resnet8", "schedule": schedule, "image_size": 64, "epochs": 3} | config
+    trials = [
+        {"stage": stage, "lr": lr, "weight_decay": decay, "seed": seed, "seconds": 1.0}
+        | {"epochs": [{"val_acc": value, "val_loss": 1 - value}], "diverged": None}
+        for (stage, lr, decay, seed), value in accuracies.items()
+    ]
+    return {"config": about, "trials": trials}
+
+
+def two_schedules():
+    cosine = {("random", 0.01, 1e-3, 0): 0.7, ("random", 0.1, 1e-2, 0): 0.5, ("paper", 0.2, 5e-4, 0): 0.4}
+    cosine |= {
+        ("confirm", lr, wd, s): v + s / 100 for lr, wd, v in ((0.01, 1e-3, 0.6), (0.2, 5e-4, 0.4)) for s in (1, 2)
+    }
+    constant = {("random", 0.01, 1e-3, 0): 0.5, ("random", 0.1, 1e-2, 0): 0.6, ("paper", 0.2, 5e-4, 0): 0.3}
+    constant |= {
+        ("confirm", lr, wd, s): v + s / 100 for lr, wd, v in ((0.1, 1e-2, 0.5), (0.2, 5e-4, 0.3)) for s in (1, 2)
+    }
+    frames = [search_trials(made_record(*pair)) for pair in (("cosine", cosine), ("constant", constant))]
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_answers_are_computed_from_trials_and_paired_by_seed():
+    lines = answers(two_schedules())
+    assert (
+        "ResNet8, cosine: best at lr 0.01, weight decay 0.001 (70.0 %; the paper's lr 0.2, weight decay 5e-4: 40.0 %)"
+        in lines[0]
+    )
+    assert "Best minus the paper's on other seeds: +20.0 ± 0.0 points (2 seeds)" in lines[0]
+    assert "have lr 0.1 to 0.1" in lines[1]
+    assert "each at its best, on other seeds: +10.0 ± 0.0 points (2 seeds); cosine is ahead at 2 of 3" in lines[2]
+
+
+def test_what_is_missing_is_said_to_be(tmp_path):
+    trials = two_schedules()
+    lines = answers(trials[trials["stage"] != "confirm"])
+    assert all("not measured yet" in line for line in lines)
+    assert len(cosine_against_constant(trials[trials["schedule"] == "cosine"])) == 0
+    assert len(load_searches(tmp_path / "nothing")) == 0
+    assert answers(load_searches(tmp_path / "nothing")) == []
+    (tmp_path / "odd.json").write_text('{"config": {}}')
+    with pytest.raises(ValueError, match=r"odd.json is not one that a search wrote \(KeyError"):
+        load_searches(tmp_path)
+
+
+def test_the_landscape_also_shows_networks_with_one_schedule_and_diverged_trials():
+    trials = two_schedules()
+    other = search_trials(
+        made_record("cosine", {("random", 0.01, 1e-3, 0): 0.7}, model="resattn", form="printed", a=1.0)
+    )
+    lost = trials.iloc[[0]].assign(diverged=True, val_acc=0.0, lr=0.9)
+    figures = search_figures(pd.concat([trials, other, lost], ignore_index=True))
+    assert set(figures) == {"search-landscape-shapes-64px-3-epochs", "search-slices-shapes-64px-3-epochs"}
+    landscape = figures["search-landscape-shapes-64px-3-epochs"]
+    assert [ax.get_title() for ax in landscape.axes[:4]] == [
+        "ResNet8, cosine", "ResNet8, constant", "printed a=1, cosine", "printed a=1, constant",
+    ]  # fmt: skip
+    assert landscape.axes[3].texts[0].get_text() == "not measured yet"
+
+
+def test_the_committed_figures_are_made_from_the_committed_records(tmp_path):
+    trials = load_searches(paths.RESULTS / "search")
+    assert len(trials)
+    use_style()
+    for name, figure in search_figures(trials).items():
+        save_figure(figure, tmp_path / name)
+        assert (tmp_path / f"{name}.svg").read_bytes() == (paths.FIGURES / f"{name}.svg").read_bytes(), name
+        assert (paths.FIGURES / f"{name}.png").exists()
