@@ -198,6 +198,7 @@ class Run:
             self.mean,
             self.std,
             self.augmentation,
+            move_maps=self.config.source != "uniform",
         )
         images = images.contiguous(memory_format=torch.channels_last)
         size = order.shape[1]
