@@ -14,7 +14,7 @@ CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
 MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
 WIDTHS = (16, 32, 64)
-ATTENTION_SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center", "shuffled", "oracle", "box")
+ATTENTION_SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center", "shuffled", "oracle", "box", "square")
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
 PAPER = {

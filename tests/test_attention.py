@@ -212,6 +212,29 @@ def test_box_is_the_rectangle_around_the_mask():
         attention_maps(images_of(2), "box")
 
 
+def test_square_has_one_side_and_stays_inside():
+    masks = torch.zeros(4, 1, 8, 8)
+    masks[0, 0, 2:4, 3:7] = 1
+    masks[1, 0, 0, 7] = 1  # in a corner: shifted back inside, not cropped
+    masks[2, 0, 1:8, 2:6] = 1  # 7 high: as large a square as any
+    squares = attention_maps(images_of(4), "square", masks=masks)
+    expected = torch.zeros(4, 1, 8, 8)
+    expected[0, 0, 1:5, 3:7] = expected[1, 0, 0:4, 4:8] = expected[2, 0, 2:6, 2:6] = 1
+    assert torch.equal(squares, expected)  # the last mask is empty, and so is its map
+    with pytest.raises(ValueError, match="source='square'"):
+        attention_maps(images_of(4), "square")
+
+
+def test_square_is_as_large_as_most_objects_and_tells_nothing_of_their_size(shapes):
+    masks = shapes.train.masks
+    boxes, squares = attention_module.bounding_box(masks), attention_maps(shapes.train.images, "square", masks=masks)
+    sides = torch.cat([boxes.amax(dim).sum((1, 2)) for dim in (2, 3)])
+    assert sides.median() == attention_module.SQUARE_SIDE * 32
+    for dim in (2, 3):
+        assert (squares.amax(dim).sum((1, 2)) == 16).all()
+    assert (squares * boxes).sum() > 0.8 * squares.sum()
+
+
 def test_oracle_is_the_masks(shapes):
     _, test = dataset_maps(shapes, "oracle")
     assert test.equal(shapes.test.masks)
