@@ -14,7 +14,18 @@ CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
 MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
 WIDTHS = (16, 32, 64)
-ATTENTION_SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center", "shuffled", "oracle", "box", "square")
+CLS_SOURCES = ("dino", "dino-tiny", "vit-s14")  # [CLS] attention, so they have heads
+ATTENTION_SOURCES = (
+    *CLS_SOURCES,
+    "vit-s14-saliency",
+    "saliency",
+    "uniform",
+    "center",
+    "shuffled",
+    "oracle",
+    "box",
+    "square",
+)
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
 PAPER = {
@@ -54,7 +65,8 @@ class TrainConfig:
         a: strength of the mask, in [0, 1].
         source: where attention maps come from, one of ``ATTENTION_SOURCES``.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
-        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino wrote.
+        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino wrote;
+            "vit-s14" has its own.
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         epochs: passes over the training split.
         image_size: side the network resizes its input to, in pixels; a multiple of 4.
@@ -161,10 +173,10 @@ class TrainConfig:
             del values["size"]
         if not self.uses_maps:
             values |= dict.fromkeys(("source",) if self.model == "resattn" else ("form", "a", "source"))
-        if not self.uses_maps or self.source not in ("dino", "dino-tiny"):
+        if not self.uses_maps or self.source not in CLS_SOURCES:
             del values["heads"], values["weights"]
-        elif self.source == "dino-tiny" and self.weights in ("pretrained", "random"):
-            del values["weights"]  # there is one in the package, and it is pretrained
+        elif self.source == "vit-s14" or (self.source == "dino-tiny" and self.weights in ("pretrained", "random")):
+            del values["weights"]  # there is one in a package, and it is pretrained
         elif Path(self.weights).is_file():
             values["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]
         return values

@@ -19,7 +19,7 @@ from resattn import paths
 from resattn.attention import dataset_maps
 from resattn.augment import augment, normalise
 from resattn.checkpoint import load_checkpoint, save_checkpoint
-from resattn.config import TrainConfig, add_settings, chosen_settings
+from resattn.config import CLS_SOURCES, TrainConfig, add_settings, chosen_settings
 from resattn.data import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.environment import code_revision, describe_environment, has_fast_bfloat16, keep_freed_memory
 from resattn.files import write_json
@@ -286,7 +286,7 @@ class Run:
         if not self.config.uses_maps:
             return None, None
         c = self.config
-        options = {"heads": c.heads, "weights": c.weights} if c.source in ("dino", "dino-tiny") else {}
+        options = {"heads": c.heads, "weights": c.weights} if c.source in CLS_SOURCES else {}
         train_maps, test_maps = dataset_maps(data, c.source, seed=c.seed, device=self.device, **options)
         return train_maps, test_maps.to(self.device)
 
