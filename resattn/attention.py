@@ -36,7 +36,9 @@ class _Backbone:
     load: Callable[..., nn.Module]
     identify: Callable[..., dict]  # what tells its maps from others on disk
     read: Callable[[nn.Module, Tensor], Tensor] = cls_attention
-    in_bytes: bool = False  # maps are multiples of 1/255: a quarter of the disk, and hardly a device tells
+    in_bytes: bool = (
+        False  # maps are multiples of 1/255: a quarter of the disk, and rounding hides most differences between devices
+    )
 
 
 _BACKBONES = {

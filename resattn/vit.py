@@ -93,7 +93,9 @@ def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
     if rope is not None:
         from timm.layers import apply_rot_embed_cat
 
-        turned = apply_rot_embed_cat(key[:, :, n_prefix:], rope[-1] if mixed else rope, half=last.rotate_half)
+        turned = apply_rot_embed_cat(
+            key[:, :, n_prefix:], rope[-1] if mixed else rope, half=getattr(last, "rotate_half", False)
+        )
         key = torch.cat([key[:, :, :n_prefix], turned], 2).type_as(key)
     attention = (query * last.scale @ key.transpose(-2, -1)).softmax(-1)
     return attention[:, :, 0, n_prefix:].unflatten(-1, vit.patch_embed.grid_size)
