@@ -92,12 +92,10 @@ def _measure(side: str, settings: dict, started: float) -> dict:
 def _floor(settings: dict) -> dict[str, float]:
     from benchmarks.floor import step_floor
     from resattn.models.checkpoints import build_model
-    from resattn.training.environment import has_fast_bfloat16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(_config(settings), 10).to(device, memory_format=torch.channels_last)
-    fast = device.type == "cuda" or has_fast_bfloat16()
-    return step_floor(model, settings["batch_size"], device, "bfloat16" if fast else "float32")
+    return step_floor(model, settings["batch_size"], device, _config(settings).precision)
 
 
 def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:

@@ -14,7 +14,18 @@ CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
 MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
 WIDTHS = (16, 32, 64)
-ATTENTION_SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center", "shuffled", "oracle", "box")
+CLS_SOURCES = ("dino", "dino-tiny", "vit-s14")  # [CLS] attention, so they have heads
+ATTENTION_SOURCES = (
+    *CLS_SOURCES,
+    "vit-s14-saliency",
+    "saliency",
+    "uniform",
+    "center",
+    "shuffled",
+    "oracle",
+    "box",
+    "square",
+)
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
 PAPER = {
@@ -37,7 +48,10 @@ DEMO = {
     "schedule": "cosine",
     "source": "dino-tiny",
 }
-PRESETS = {"paper": PAPER, "demo": DEMO}
+# What two CPU cores can run: the paper's settings, but small images, a learning rate that trains (notebook 05) and another ViT.
+REDUCED = PAPER | {"image_size": 64, "lr": 0.01, "source": "vit-s14", "precision": "float32"}
+SHORT = REDUCED | {"epochs": 5}
+PRESETS = {"paper": PAPER, "reduced": REDUCED, "short": SHORT, "demo": DEMO}
 
 
 @dataclass(frozen=True)
@@ -53,8 +67,10 @@ class TrainConfig:
         form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
         a: strength of the mask, in [0, 1].
         source: where attention maps come from, one of ``ATTENTION_SOURCES``.
+        base: the source whose maps "shuffled" hands to other images.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
-        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote.
+        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote;
+            "vit-s14" has its own.
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         epochs: passes over the training split.
         image_size: side the network resizes its input to, in pixels; a multiple of 4.
@@ -82,6 +98,7 @@ class TrainConfig:
     form: str = "printed"
     a: float = 0.5
     source: str = "saliency"
+    base: str = "saliency"
     heads: str | int = "mean"
     weights: str = "pretrained"
     seed: int = 0
@@ -106,6 +123,9 @@ class TrainConfig:
         _check_choice("model", self.model, MODELS)
         _check_choice("form", self.form, FORMS + CONTROL_FORMS)
         _check_choice("source", self.source, ATTENTION_SOURCES)
+        _check_choice(
+            "base", self.base, tuple(s for s in ATTENTION_SOURCES if s not in ("shuffled", "uniform", "center"))
+        )
         _check_choice("schedule", self.schedule, ("cosine", "constant"))
         _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         _check_number("a", self.a, 0, 1)
@@ -137,7 +157,7 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
-        """The "paper" or "demo" settings, with ``changes``."""
+        """The settings called "paper", "reduced", "short" or "demo", with ``changes``."""
         _check_choice("preset", name, tuple(PRESETS))
         return cls(**PRESETS[name] | changes)
 
@@ -154,7 +174,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.
 
-        ``widths`` is there only where it is not the default, so that names of earlier records stay what they were.
+        ``widths`` and ``base`` are there only where they are not the default, so that names of earlier records stay what they were.
         """
         values = dataclasses.asdict(self)
         values["dataset"] = Path(self.dataset).name
@@ -165,10 +185,12 @@ class TrainConfig:
             del values["size"]
         if not self.uses_maps:
             values |= dict.fromkeys(("source",) if self.model == "resattn" else ("form", "a", "source"))
-        if not self.uses_maps or self.source not in ("dino", "dino-tiny"):
+        if not self.uses_maps or self.source != "shuffled" or self.base == "saliency":
+            del values["base"]
+        if not self.uses_maps or self.source not in CLS_SOURCES:
             del values["heads"], values["weights"]
-        elif self.source == "dino-tiny" and self.weights in ("pretrained", "random"):
-            del values["weights"]  # there is one in the package, and it is pretrained
+        elif self.source == "vit-s14" or (self.source == "dino-tiny" and self.weights in ("pretrained", "random")):
+            del values["weights"]  # there is one in a package, and it is pretrained
         elif Path(self.weights).is_file():
             values["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]
         return values
@@ -179,7 +201,7 @@ class TrainConfig:
         settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
         network = [self.form, f"a{self.a:g}"] if self.model == "resattn" else [self.model]
         if self.uses_maps:
-            network.append(self.source)
+            network += [self.source, *([self.base] if "base" in self.identity() else [])]
         if self.widths != WIDTHS:
             network.append("w" + "-".join(map(str, self.widths)))
         return "-".join([Path(self.dataset).name, *network, f"seed{self.seed}", settings])

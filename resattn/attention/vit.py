@@ -10,9 +10,11 @@ DINO_MODEL = "vit_base_patch8_224.dino"  # 12 heads and 8x8 patches: the backbon
 
 
 def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: int = 0) -> nn.Module:
-    """A timm VisionTransformer in evaluation mode, without its classifier; arguments as for :func:`attention_maps`."""
+    """A timm VisionTransformer or Eva (DINOv3) in evaluation mode, without its classifier; arguments as for :func:`attention_maps`."""
     import timm
-    from timm.models import VisionTransformer
+    from timm.models import Eva, VisionTransformer
+    from timm.models.eva import EvaBlock
+    from timm.models.vision_transformer import Block
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -28,9 +30,14 @@ def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: 
             raise _no_weights(model, error) from error
     if weights not in ("pretrained", "random"):
         _load_checkpoint(vit, weights, model)
-    if not isinstance(vit, VisionTransformer) or not vit.has_class_token or not hasattr(vit.blocks[-1], "attn"):
+    if (
+        not isinstance(vit, (VisionTransformer, Eva))
+        or vit.cls_token is None
+        or not isinstance(vit.blocks[-1], (Block, EvaBlock))
+    ):
         raise ValueError(
-            f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}; got {model!r}"
+            f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}, or an Eva with one, such as "
+            f"'vit_small_patch16_dinov3'; got {model!r}"
         )
     return vit.eval().requires_grad_(False)
 
@@ -64,24 +71,45 @@ def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
     """Eq. 1's softmax for the [CLS] query in the last block, over the patches: (B, heads, h, w), rows sum to at most 1.
 
     Only that one row is computed: earlier blocks run as they are, the last one stops at its queries and keys. Prefix tokens
-    ([CLS] itself, registers) take part in the softmax and are then left out.
+    ([CLS] itself, registers) take part in the softmax and are then left out; rotary embeddings turn the patches' keys.
 
     Args:
-        vit: a timm VisionTransformer with a class token.
+        vit: a timm VisionTransformer or Eva with a class token.
         inputs: float (B, 3, H, W), normalised as :func:`vit_input` does.
     """
-    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(inputs))))
-    for block in vit.blocks[:-1]:
-        tokens = block(tokens)
+    tokens = vit._pos_embed(vit.patch_embed(inputs))
+    tokens, rope = tokens if isinstance(tokens, tuple) else (vit.patch_drop(tokens), None)  # Eva drops patches within
+    tokens = vit.norm_pre(tokens)
+    mixed = getattr(vit, "rope_mixed", False)  # then each block has rotations of its own
+    for i, block in enumerate(vit.blocks[:-1]):
+        tokens = block(tokens) if rope is None else block(tokens, rope=rope[i] if mixed else rope)
     last = vit.blocks[-1].attn
     tokens = vit.blocks[-1].norm1(tokens)
-    query_weight, key_weight, _ = last.qkv.weight.chunk(3)
-    query_bias, key_bias, _ = last.qkv.bias.chunk(3) if last.qkv.bias is not None else (None,) * 3
+    query, key = _query_and_key(last, tokens)
     split = (len(inputs), -1, last.num_heads, last.head_dim)
-    query = last.q_norm(F.linear(tokens[:, :1], query_weight, query_bias).view(split).transpose(1, 2))
-    key = last.k_norm(F.linear(tokens, key_weight, key_bias).view(split).transpose(1, 2))
+    query = last.q_norm(query.view(split).transpose(1, 2))
+    key = last.k_norm(key.view(split).transpose(1, 2))
+    n_prefix = vit.num_prefix_tokens
+    if rope is not None:
+        from timm.layers import apply_rot_embed_cat
+
+        turned = apply_rot_embed_cat(
+            key[:, :, n_prefix:], rope[-1] if mixed else rope, half=getattr(last, "rotate_half", False)
+        )
+        key = torch.cat([key[:, :, :n_prefix], turned], 2).type_as(key)
     attention = (query * last.scale @ key.transpose(-2, -1)).softmax(-1)
-    return attention[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, vit.patch_embed.grid_size)
+    return attention[:, :, 0, n_prefix:].unflatten(-1, vit.patch_embed.grid_size)
+
+
+def _query_and_key(attn: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The [CLS] token's query (B, 1, D) and all tokens' keys (B, N, D), from whichever way timm keeps the projections."""
+    if getattr(attn, "qkv", None) is None:
+        return attn.q_proj(tokens[:, :1]), attn.k_proj(tokens)
+    query_weight, key_weight, _ = attn.qkv.weight.chunk(3)
+    biases = attn.qkv.bias.chunk(3) if attn.qkv.bias is not None else (None, None)
+    if getattr(attn, "q_bias", None) is not None:
+        biases = (attn.q_bias, attn.k_bias)
+    return F.linear(tokens[:, :1], query_weight, biases[0]), F.linear(tokens, key_weight, biases[1])
 
 
 @torch.no_grad()

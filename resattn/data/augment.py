@@ -19,6 +19,7 @@ def augment(
     std: Tensor,
     generator: torch.Generator,
     *,
+    move_maps: bool = True,
     padding: int = 4,
     flip: float = 0.5,
     erase: float = 0.2,
@@ -36,6 +37,7 @@ def augment(
         maps: float (B, K, h, w) in [0, 1], or None.
         mean, std: float (C,), on the scale [0, 1].
         generator: source of all randomness.
+        move_maps: False leaves the maps as they are: a uniform map would get a border of zeros that tells where the crop lies.
         padding: pixels added on each side before the crop.
         flip, erase: probabilities in [0, 1].
         erase_area: smallest and largest share of the image that is erased.
@@ -52,7 +54,7 @@ def augment(
     rectangles = _erase_rectangles(n, height, width, erase, erase_area, erase_aspect, generator)
     noise = torch.randn(images.shape, generator=generator, device=device)
     moved = torch.where(rectangles[:, None], noise, normalise(moved, mean, std))
-    if maps is not None:
+    if maps is not None and move_maps:
         maps = _move_maps(maps, shift[0] / height, shift[1] / width, flipped)
     return moved, maps
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import dataset_maps
-from resattn.config import TrainConfig, add_settings, chosen_settings
+from resattn.config import CLS_SOURCES, TrainConfig, add_settings, chosen_settings
 from resattn.data.augment import augment, normalise
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
@@ -243,6 +243,7 @@ class Run:
             self.mean,
             self.std,
             self.augmentation,
+            move_maps=self.config.source != "uniform",
         )
         images = images.contiguous(memory_format=torch.channels_last)
         size = order.shape[1]
@@ -334,8 +335,8 @@ class Run:
         if not self.config.uses_maps:
             return None, None
         c = self.config
-        options = {"heads": c.heads, "weights": c.weights} if c.source in ("dino", "dino-tiny") else {}
-        train_maps, test_maps = dataset_maps(data, c.source, seed=c.seed, device=self.device, **options)
+        options = {"heads": c.heads, "weights": c.weights} if c.source in CLS_SOURCES else {}
+        train_maps, test_maps = dataset_maps(data, c.source, base=c.base, seed=c.seed, device=self.device, **options)
         return train_maps, test_maps.to(self.device)
 
     def _take(self, split: Split, maps: Tensor | None, index: Tensor | None) -> tuple[Split, Tensor | None]:

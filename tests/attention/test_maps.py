@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from timm.models import VisionTransformer
+from timm.models import Eva, VisionTransformer
 from timm.utils import AttentionExtract
 
 from resattn import ATTENTION_SOURCES, attention_maps
@@ -58,6 +58,43 @@ def test_cls_attention_is_timms(options):
     expected = extracted[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, vit.patch_embed.grid_size)
     assert expected.std() > 1e-3
     torch.testing.assert_close(attention, expected, atol=1e-6, rtol=0)
+
+
+EVAS = {
+    "DINOv3": {"rope_type": "dinov3", "rope_rotate_half": True, "use_abs_pos_emb": False, "qkv_bias": False},
+    "rotations mixed anew in each block": {"rope_type": "mixed"},
+    "separate projections": {"qkv_fused": False, "qk_norm": True},
+    "biases": {"rope_type": "cat", "rope_rotate_half": True, "attn_type": "rope"},
+}
+
+
+@pytest.mark.parametrize("options", EVAS.values(), ids=EVAS)
+def test_cls_attention_is_timms_with_rotary_embeddings(options):
+    defaults = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 0}
+    vit = Eva(**defaults | {"num_reg_tokens": 4, "use_rot_pos_emb": True} | options)
+    generator = torch.Generator().manual_seed(0)
+    for name, p in vit.named_parameters():
+        p.data.normal_(1 if "norm" in name and name.endswith("weight") else 0, 0.3, generator=generator)
+    vit.eval().requires_grad_(False).blocks[-1].attn.fused_attn = False
+    batch = torch.randn(2, 3, 32, 32)
+    extract = AttentionExtract(vit, names=["blocks.2.attn.attn_drop"], method="hook")
+    expected = extract(batch)["blocks.2.attn.attn_drop"][:, :, 0, 5:].unflatten(-1, (4, 4))
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(cls_attention(vit, batch), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("model", ["vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2"])
+def test_dinos_successors_by_name(model):
+    vit = load_vit(model, "random")
+    batch = torch.randn(1, 3, *vit.patch_embed.img_size)
+    vit.blocks[-1].attn.fused_attn = False
+    name = "blocks.11.attn.attn_drop"
+    expected = AttentionExtract(vit, names=[name], method="hook")(batch)[name][:, :, 0, 5:]
+    torch.testing.assert_close(cls_attention(vit, batch).flatten(2), expected, atol=1e-6, rtol=0)
+    assert attention_maps(images_of(1), "dino", model=model, weights="random").shape[1:] == (
+        1,
+        *vit.patch_embed.grid_size,
+    )
 
 
 def test_a_timm_model_by_name_gives_timms_attention():
@@ -210,6 +247,29 @@ def test_box_is_the_rectangle_around_the_mask():
     assert torch.equal(boxes, expected)
     with pytest.raises(ValueError, match="source='box'"):
         attention_maps(images_of(2), "box")
+
+
+def test_square_has_one_side_and_stays_inside():
+    masks = torch.zeros(4, 1, 8, 8)
+    masks[0, 0, 2:4, 3:7] = 1
+    masks[1, 0, 0, 7] = 1  # in a corner: shifted back inside, not cropped
+    masks[2, 0, 1:8, 2:6] = 1  # 7 high: as large a square as any
+    squares = attention_maps(images_of(4), "square", masks=masks)
+    expected = torch.zeros(4, 1, 8, 8)
+    expected[0, 0, 1:5, 3:7] = expected[1, 0, 0:4, 4:8] = expected[2, 0, 2:6, 2:6] = 1
+    assert torch.equal(squares, expected)  # the last mask is empty, and so is its map
+    with pytest.raises(ValueError, match="source='square'"):
+        attention_maps(images_of(4), "square")
+
+
+def test_square_is_as_large_as_most_objects_and_tells_nothing_of_their_size(shapes):
+    masks = shapes.train.masks
+    boxes, squares = attention_module.bounding_box(masks), attention_maps(shapes.train.images, "square", masks=masks)
+    sides = torch.cat([boxes.amax(dim).sum((1, 2)) for dim in (2, 3)])
+    assert sides.median() == attention_module.SQUARE_SIDE * 32
+    for dim in (2, 3):
+        assert (squares.amax(dim).sum((1, 2)) == 16).all()
+    assert (squares * boxes).sum() > 0.8 * squares.sum()
 
 
 def test_oracle_is_the_masks(shapes):

@@ -243,3 +243,15 @@ def test_the_originals_are_left_alone():
     augment(images, maps, ZERO, ONE, torch.Generator().manual_seed(0), erase=1)
     assert images.equal(kept[0])
     assert maps.equal(kept[1])
+
+
+def test_maps_can_be_left_where_they_are():
+    """As a uniform map must be; the images are moved as ever."""
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    maps = torch.rand(8, 1, 7, 7)
+    (moved, kept), (again, moved_maps) = (
+        augment(images, maps, ZERO, ONE, torch.Generator().manual_seed(0), move_maps=move) for move in (False, True)
+    )
+    assert kept.equal(maps)
+    assert not moved_maps.equal(maps)
+    assert moved.equal(again)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from resattn.model import coefficients
 from torch.nn import functional as F
 
 from resattn import ResAttnNet, resnet8
+from resattn.models.resattn import coefficients
 
 SIZE = 32  # pixels: everything here holds for any size
 

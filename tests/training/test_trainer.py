@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from resattn import TrainConfig, attention_maps, load_dataset, paths, train
+from resattn import ResAttnNet, TrainConfig, attention_maps, load_dataset, paths, train
 from resattn.config import DEMO
 from resattn.data.datasets import Split, channel_stats
 from resattn.files import digest, write_json
@@ -162,8 +162,8 @@ def test_every_model_sees_the_same_images_in_the_same_order(tiny, monkeypatch):
     """Split, order and augmentation do not depend on a, the form, the source or the model: seeds are paired."""
     seen, augment = [], train_module.augment
 
-    def watched(images, maps, *arguments):
-        after = augment(images, maps, *arguments)
+    def watched(images, maps, *arguments, **options):
+        after = augment(images, maps, *arguments, **options)
         seen.extend(digest(*pair) for pair in zip(images.numpy(), after[0].numpy(), strict=True))
         return after
 
@@ -183,9 +183,9 @@ def test_training_and_validation_images_are_apart_and_none_is_a_test_image(tiny,
     fitted, validated = set(), []
     augment, evaluate = train_module.augment, train_module.evaluate
 
-    def watch_fit(images, *arguments):
+    def watch_fit(images, *arguments, **options):
         fitted.update(image.tobytes() for image in images.numpy())
-        return augment(images, *arguments)
+        return augment(images, *arguments, **options)
 
     def watch_evaluation(model, split, *arguments):
         validated.append({image.tobytes() for image in split.images.numpy()})
@@ -209,9 +209,9 @@ def test_maps_stay_with_their_images(tiny, monkeypatch):
         lambda data, *_, **__: tuple(p.images[:, :1] / 255 for p in (data.train, data.test)),
     )
 
-    def watch_fit(images, maps, *arguments):
+    def watch_fit(images, maps, *arguments, **options):
         assert maps.equal(images[:, :1] / 255)
-        return augment(images, maps, *arguments)
+        return augment(images, maps, *arguments, **options)
 
     def watch_evaluation(model, split, maps, *arguments):
         assert maps.equal(split.images[:, :1] / 255)
@@ -222,6 +222,22 @@ def test_maps_stay_with_their_images(tiny, monkeypatch):
     monkeypatch.setattr(train_module, "evaluate", watch_evaluation)
     train(replace(tiny, epochs=1), on_epoch=quiet)
     assert checked == [9, 30, 30]
+
+
+@pytest.mark.parametrize(("source", "stays"), [("uniform", True), ("center", False)])
+def test_a_uniform_map_stays_one_in_training_and_the_others_move(source, stays, tiny, monkeypatch):
+    seen, forward = [], ResAttnNet.forward
+
+    def watched(self, images, maps):
+        seen.append(maps.detach().clone())
+        return forward(self, images, maps)
+
+    monkeypatch.setattr(ResAttnNet, "forward", watched)
+    train(replace(tiny, epochs=1, source=source), on_epoch=quiet)
+    maps = torch.cat(seen)
+    assert len(maps) > 2 * 30
+    assert all(each.equal(maps[-1]) for each in maps) == stays
+    assert (maps == 1).all() == stays
 
 
 # Killed and started again
