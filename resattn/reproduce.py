@@ -262,5 +262,6 @@ def _relative(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # set, because nohup and background jobs start with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -1,12 +1,12 @@
 """The fast paths give what the plain ones give: compiled and bfloat16 steps, and the straightforward pipeline beside ours."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 
@@ -101,16 +101,19 @@ def test_benchmarks_run(module, options, shapes_cache, monkeypatch):
     assert json.loads(answer.stdout.splitlines()[-1])["images_per_second"] > 0
 
 
-def test_memory_of_a_run_counts_its_workers():
+def test_memory_of_a_run_counts_its_workers_and_leaves_out_those_that_ended():
     hold = "block = bytearray(b'x' * 2**26); print('ready', flush=True); time.sleep(60)"
     code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', \"import time; {hold}\"])\n{hold}"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         for _ in range(2):
             assert process.stdout.readline() == b"ready\n"
-        pids = measure._descendants(process.pid)
-        alone, together = measure._memory_mb([process.pid]), measure._memory_mb(pids)
-        for pid in reversed(pids):
-            os.kill(pid, signal.SIGKILL)
-    assert len(pids) == 2
+        (worker,) = psutil.Process(process.pid).children()
+        together = measure.tree_memory_mb(process.pid)
+        worker.kill()  # nobody waits for it, so it stays as a zombie
+        while worker.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        alone = measure.tree_memory_mb(process.pid)
+        process.kill()
     assert alone > 64
     assert together > alone + 64
+    assert measure.tree_memory_mb(process.pid) == 0

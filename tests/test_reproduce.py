@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from resattn import paths
@@ -143,12 +144,20 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
     assert "holds no image" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
 
 
-def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("handling", [signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored by the parent"])
+def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path, handling):
     command = [sys.executable, "-m", "resattn.reproduce", "--profile", "demo", "--only", "03-shapes-resnet8-seed0"]
     command += ["--set", "epochs=30"]  # long enough to be interrupted
     environment = os.environ | {"RESATTN_HOME": str(tmp_path)}
     first = subprocess.Popen(
-        command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=paths.CHECKOUT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handling),
     )
     log = tmp_path / "runs/demo/logs/03-shapes-resnet8-seed0.log"
     for _ in range(600):
@@ -158,8 +167,14 @@ def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(
     second = run(tmp_path, "--profile", "demo", "--only", "02")
     assert second.returncode == 1
     assert f"process {first.pid} is already running in this folder" in second.stderr
+    kernels = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=60)
+    try:
+        out, _ = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert kernels
+    assert psutil.wait_procs(kernels, timeout=20)[1] == [], "none outlives it"
     assert first.returncode == 130
     assert "the same command goes on from there" in out
     assert not list((tmp_path / "runs/demo").rglob("*.json"))

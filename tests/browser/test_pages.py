@@ -9,6 +9,8 @@ from resattn.report import build_report
 
 from .conftest import DESKTOP, PHONE
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
