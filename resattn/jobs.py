@@ -17,6 +17,7 @@ VARIANTS = [{"model": "resnet8"}] + [
 ]
 _PARAMETERS_OF_A_RUN = (
     "dataset", "root", "model", "form", "a", "source", "weights", "seed", "epochs", "image_size", "batch_size", "lr", "schedule",
+    "precision", "compile",
 )  # fmt: skip
 # Training images a second at 224 pixels, batch 128, on two cores of an AMD EPYC without AVX-512 (seen; a rough guide elsewhere).
 _CPU_RATE = {"masked": 170, "plain": 390}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,12 +15,12 @@ from resattn import paths
 from resattn.config import TrainConfig
 from resattn.jobs import check_changes, list_jobs, notebook_parameters, select_jobs
 
-TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500"]
+TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500", "--set", "compile=False"]
 
 
-def run(home, *options, **kwargs):
+def run(home, *options, environment=None, **kwargs):
     command = [sys.executable, "-m", "resattn.reproduce", *options]
-    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""} | (environment or {})
     return subprocess.run(command, cwd=paths.CHECKOUT, env=environment, capture_output=True, text=True, **kwargs)
 
 
@@ -78,6 +79,44 @@ def test_without_profile_the_reason_is_said(tmp_path):
     answer = run(tmp_path, "--dry-run")
     assert answer.returncode == 0
     assert "Profile demo: no CUDA GPU here" in answer.stdout
+
+
+@pytest.fixture
+def broken_gpu(tmp_path):
+    """Environment variables of a machine whose nvidia-smi lists a GPU that torch cannot use."""
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'GPU 0: Tesla K80 (UUID: GPU-0)'\n")
+    tool.chmod(0o755)
+    return {"CUDA_VISIBLE_DEVICES": "99", "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_and_the_demo_chosen(tmp_path, broken_gpu):
+    answer = run(tmp_path, "--dry-run", environment=broken_gpu)
+    assert answer.returncode == 0, answer.stderr
+    first = answer.stdout.splitlines()[0]
+    assert first.startswith("Profile demo: nvidia-smi lists a GPU, but torch ")
+    assert "cannot use it (" in first
+    assert "19 jobs" in answer.stdout
+
+
+def test_days_on_the_cpu_do_not_start_unasked(tmp_path, broken_gpu):
+    for environment, found in ((broken_gpu, "nvidia-smi lists a GPU, but torch"), ({}, "no CUDA GPU here")):
+        answer = run(tmp_path, "--profile", "paper", environment=environment)
+        assert answer.returncode == 2
+        assert f"run_all.sh: {found}" in answer.stderr
+        assert re.search(r"takes about \d{3}:\d\d h of two cores' time; --cpu runs it all the same", answer.stderr)
+        assert len(answer.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+    answer = run(tmp_path, "--profile", "paper", "--only", "02", "--dry-run", "--cpu", environment=broken_gpu)
+    assert answer.stdout.startswith("02 "), "asked for"
+
+
+def test_precision_and_compilation_can_be_set():
+    changes = {"compile": False, "precision": "bfloat16"}
+    runs = [job for job in list_jobs("demo", None, 1, None, changes) if job.config]
+    assert {(job.config.compile, job.config.precision) for job in runs} == {(False, "bfloat16")}
+    assert all(job.parameters.items() >= changes.items() for job in runs)
 
 
 def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
