@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from resattn.controls import SAME_COMPUTE, SAME_PARAMETERS
 from resattn.figures import put_title
+from resattn.files import file_name
 from resattn.results import (
     BASELINE,
     PAPER_TABLE3,
@@ -182,7 +183,7 @@ def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
         table = differences(runs)
         if len(table):
             reduced = ", reduced protocol" if dataset in PAPER_TABLE3 and not runs["full"].all() else ""
-            figures[f"controls-{dataset}"] = forest_figure(
+            figures[f"controls-{file_name(dataset)}"] = forest_figure(
                 table, f"{dataset}{reduced}\n{describe_protocol(runs.assign(source=None))}"
             )
     return figures

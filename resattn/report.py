@@ -15,7 +15,7 @@ from resattn.captions import PARTS, Caption, caption_of, figure_order
 from resattn.claims import claim_table
 from resattn.comparisons import control_records
 from resattn.config import PRESETS
-from resattn.files import atomic_write
+from resattn.files import atomic_write, file_name
 from resattn.pages import notebook_title, templates, write_page
 from resattn.results import NOT_MEASURED, PAPER_TABLE3, load_records, main_records, table3
 from resattn.search_results import answers, load_searches
@@ -122,7 +122,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _figure(path: Path, records: Path, runs: pd.DataFrame, out: Path) -> dict:
     caption, subject = caption_of(path.stem) or (Caption(path.stem, ""), "")
     if caption.evidence == "main":
-        files = sorted(map(Path, main_records(runs[runs["dataset"] == subject])["path"]))
+        files = sorted(map(Path, main_records(runs[runs["dataset"].map(file_name) == subject])["path"]))
         base = records
     else:
         base = records if caption.evidence and any(records.glob(caption.evidence)) else paths.CHECKOUT

@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     with _only_one_at_a_time():
+        if problem := _missing_weights(jobs):
+            print(f"run_all.sh: {problem}", file=sys.stderr)
+            return 2
         if options.fresh:
             shutil.rmtree(jobs[0].folder, ignore_errors=True)
         os.environ["RESATTN_HEADLESS"] = "1"
@@ -240,8 +243,16 @@ def _print_plan(jobs: list[Job], cuda: bool, n_workers: int) -> None:
 
 @contextlib.contextmanager
 def _only_one_at_a_time():
-    paths.RUNS.mkdir(parents=True, exist_ok=True)
-    with (paths.RUNS / ".lock").open("a+") as lock:
+    try:
+        paths.RUNS.mkdir(parents=True, exist_ok=True)
+        lock = (paths.RUNS / ".lock").open("a+")
+    except OSError as error:
+        print(
+            f"run_all.sh: cannot write in {paths.RUNS} ({error.strerror}); set RESATTN_HOME to a folder that can be written",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -255,6 +266,24 @@ def _only_one_at_a_time():
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _missing_weights(jobs: list[Job]) -> str:
+    """Fetch the published ViT once, before each job tries to; "" or, in one line, why it is not there and what can be done."""
+    if not any(job.needs_published_vit() and not job.finished() for job in jobs):
+        return ""
+    from resattn.vit import DINO_MODEL, load_vit
+
+    print(f"Looking for the weights of {DINO_MODEL} (343 MB, kept once they are fetched)", flush=True)
+    try:
+        load_vit()
+    except ConnectionError as error:
+        cause = type(error.__cause__ or error).__name__
+        return (
+            f"the weights of {DINO_MODEL} are not here and cannot be fetched ({cause}); name a checkpoint file with "
+            "--set weights=PATH, or take maps that need none with --set source=saliency --set vit=dino-tiny"
+        )
+    return ""
 
 
 def _find_cuda() -> tuple[bool, str]:

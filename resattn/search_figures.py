@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resattn.config import PAPER
+from resattn.files import file_name
 from resattn.results import variant_order
 from resattn.search_results import best_trial
 
@@ -20,7 +21,7 @@ def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
     figures = {}
     for (dataset, _), group in trials.groupby(["dataset", "protocol"]):
         size, epochs = group["image_size"].iloc[0], group["epochs"].iloc[0]
-        name = f"{dataset}-{size}px-{epochs}-epochs"
+        name = f"{file_name(dataset)}-{size}px-{epochs}-epochs"
         while f"search-landscape-{name}" in figures:
             name += "-other"
         title = f"{dataset}, {size} pixels, {epochs} epoch{'s' if epochs > 1 else ''}"

@@ -13,6 +13,7 @@ from resattn import paths
 from resattn.captions import caption_of
 from resattn.claims import claim_table
 from resattn.config import TrainConfig
+from resattn.figures import result_figures, save_figure
 from resattn.pages import notebook_title, write_page
 from resattn.report import build_report, main, newest_records
 from resattn.results import load_records, paired_differences, table3
@@ -270,6 +271,22 @@ def test_runs_of_several_sources_are_compared_source_by_source(tmp_path):
 def test_names_are_escaped(tmp_path, build):
     write_record(tmp_path / "records", 0.5, {"device": "<b>bold & co</b>"}, **BASE)
     assert "&lt;b&gt;bold &amp; co&lt;/b&gt;" in build().html
+
+
+def test_figures_of_odd_data_sets_stay_in_their_folder_and_apart(tmp_path, build):
+    odd = ["../../../evil", "photos.v1", "photos.v2", "cash$1$_{"]
+    for dataset in odd:
+        for path in (write_record(tmp_path / "records", 0.5, **BASE | {"dataset": "x", "seed": odd.index(dataset)}),):
+            record = json.loads(path.read_text())
+            record["config"]["dataset"] = dataset
+            path.write_text(json.dumps(record))
+    figures = tmp_path / "a/b/c/figures"
+    for name, figure in result_figures(load_records(tmp_path / "records")).items():
+        assert {path.parent for path in save_figure(figure, figures / name)} == {figures}
+        assert (figures / name).resolve().parent == figures.resolve()
+    assert len(list(figures.iterdir())) == 2 * 2 * len(odd)
+    page = build(figures)
+    assert page.html.count("Drawn from 1 record<") == 2 * len(odd)
 
 
 def test_figures_without_a_caption_come_last_and_svg_goes_before_png(tmp_path, build):

@@ -136,6 +136,9 @@ def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
         (["--set", "a=nan"], "--set a: must be of type float"),
         (["--set", "lr"], "--set wants NAME=VALUE"),
         (["--only", "nothing*"], "matches no job"),
+        (["--set", "weights=no/such/file"], "--set weights: must be 'pretrained', 'random' or a checkpoint file, got"),
+        (["--set", "records=elsewhere"], "--set records: cannot be changed; --profile chooses it"),
+        (["--set", "preset=paper"], "--set preset: cannot be changed"),
         (["--seeds", "0"], "must be a whole number of at least 1"),
         (["--profile", "fast"], "invalid choice"),
         (["--data", "no/such/folder"], "--data must be a folder that exists"),
@@ -146,6 +149,63 @@ def test_bad_options_end_with_a_clear_line(tmp_path, options, message):
     assert answer.returncode == 2
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("home", ["file/home", "/proc/nowhere"])
+def test_a_home_that_cannot_be_written_ends_with_one_line(tmp_path, home):
+    (tmp_path / "file").write_text("a regular file")
+    answer = run(tmp_path / home, "--profile", "demo", "--only", "02")
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert "cannot write in" in line
+    assert "set RESATTN_HOME to a folder that can be written" in line
+
+
+@pytest.mark.parametrize("strict", [{}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["as usual", "ascii"])
+def test_a_plain_c_locale_makes_no_difference(tmp_path, make_folder, strict):
+    folder = make_folder("größe")
+    plain = dict.fromkeys(("LC_ALL", "LANG", "LC_CTYPE"), "C") | strict
+    answer = run(
+        tmp_path,
+        "--profile",
+        "demo",
+        "--data",
+        str(folder.parent),
+        "--dataset",
+        "größe",
+        "--dry-run",
+        environment=plain,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "19 jobs" in answer.stdout
+
+
+def test_without_hub_it_ends_before_the_first_job_with_the_ways_out(tmp_path):
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch")}
+    options = ["--profile", "demo", "--set", "source=dino"]
+    answer = run(tmp_path, *options, environment=offline)
+    assert answer.returncode == 2
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("run_all.sh")]
+    assert "cannot be fetched" in line
+    assert "--set weights=PATH" in line
+    assert "--set source=saliency --set vit=dino-tiny" in line
+    assert not list((tmp_path / "runs").rglob("*.log")), "no job was started"
+
+
+def test_weights_are_named_by_their_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit.pth").write_bytes(b"weights")
+    jobs = list_jobs("demo", None, 1, None, {"weights": "vit.pth", "source": "dino"})
+    said = {job.parameters["weights"] for job in jobs if "weights" in job.parameters}
+    assert said == {str(tmp_path / "vit.pth")}
+    assert not any(job.needs_published_vit() for job in jobs)
+    assert any(job.needs_published_vit() for job in list_jobs("paper", None, 1, None, {}))
+
+
+def test_names_of_jobs_let_nothing_out():
+    jobs = list_jobs("demo", "some/..", 1, None, {})
+    assert all(job.executed.resolve().parent == job.folder.resolve() / "notebooks" for job in jobs)
+    assert all(".." not in job.name for job in jobs)
 
 
 def test_smallest_profile_runs_skips_and_reports(tmp_path):
