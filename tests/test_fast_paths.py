@@ -25,6 +25,7 @@ def birds(make_folder):
     return {"dataset": "birds", "root": str(make_folder(train=20).parent)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_steps_give_the_eager_losses(birds, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
@@ -67,6 +68,7 @@ def test_the_straightforward_pipeline_feeds_the_same_data(birds):
     assert (torch.stack(moved).mean(0) - shrunk.mean(0)).abs().mean() < 0.05
 
 
+@pytest.mark.slow
 def test_the_floor_counts_what_a_step_does_and_keeps():
     """One 1x1 convolution without bias, by hand: three products a step but for the input's gradient, and two tensors kept."""
 
@@ -85,6 +87,7 @@ def test_the_floor_counts_what_a_step_does_and_keeps():
     assert floor["seconds"] >= floor["gflop"] / floor["gflop_per_second"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "options"),
     [

@@ -44,15 +44,17 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.sources, self.images, self.ids, self.tags = [], [], [], [], []
+        self.attributes = set()
         self.html = path.read_text(encoding="utf-8")
         self.feed(self.html)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
+        self.attributes |= attributes.keys()
         self.tags.append(tag)
         self.ids += [attributes["id"]] if "id" in attributes else []
         if tag in ("a", "link"):
-            self.links.append(attributes["href"])
+            self.links += [attributes["href"]] if "href" in attributes else []
         self.sources += [attributes["src"]] if "src" in attributes else []
         self.images += [attributes] if tag == "img" else []
 
@@ -271,6 +273,18 @@ def test_runs_of_several_sources_are_compared_source_by_source(tmp_path):
 def test_names_are_escaped(tmp_path, build):
     write_record(tmp_path / "records", 0.5, {"device": "<b>bold & co</b>"}, **BASE)
     assert "&lt;b&gt;bold &amp; co&lt;/b&gt;" in build().html
+
+
+def test_no_name_becomes_a_tag_and_no_page_may_run_a_script(hostile_report):
+    pages = [Page(path) for path in (hostile_report / "index.html", *(hostile_report / "notebooks").glob("*.html"))]
+    assert len(pages) == 3
+    for page in pages:
+        assert not {"script", "iframe"} & set(page.tags)
+        assert not any(name.startswith("on") for name in page.attributes)
+        assert not any("javascript:" in link for link in page.links)
+        assert all(source.startswith("data:image/") for source in page.sources)
+        assert "q&lt;img src=x onerror=alert(1)&gt;" in page.html
+        assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:;" in page.html
 
 
 def test_figures_of_odd_data_sets_stay_in_their_folder_and_apart(tmp_path, build):

@@ -208,6 +208,7 @@ def test_names_of_jobs_let_nothing_out():
     assert all(".." not in job.name for job in jobs)
 
 
+@pytest.mark.slow
 def test_smallest_profile_runs_skips_and_reports(tmp_path):
     """One training job, then the figures, then everything again: finished jobs are skipped."""
     first = run(
@@ -230,6 +231,7 @@ def test_smallest_profile_runs_skips_and_reports(tmp_path):
     assert again.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_failed_job_does_not_stop_the_others(tmp_path):
     (tmp_path / "data/broken/train/one").mkdir(parents=True)
     answer = run(tmp_path, "--profile", "demo", "--dataset", "broken", "--seeds", "1", "--only", "*[12]-*resnet8*")

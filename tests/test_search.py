@@ -147,6 +147,7 @@ def start_worker(home, *options, **kwargs):
     return subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, **kwargs)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_journal_and_repeat_no_point(birds, tmp_path):
     options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--out", str(tmp_path / "s.json")]
     workers = [start_worker(tmp_path, *options) for _ in range(2)]
@@ -183,6 +184,7 @@ def test_a_trial_whose_worker_died_is_measured_again_but_a_living_one_is_left_al
     assert [t.state for t in living.study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_with_the_same_record(birds, tmp_path, monkeypatch):
     options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--epochs", "60"]
     options += ["--trials", "1", "--grid", "1x1", "--confirm", "0"]
@@ -372,6 +374,7 @@ def test_the_landscape_also_shows_networks_with_one_schedule_and_diverged_trials
     assert landscape.axes[3].texts[0].get_text() == "not measured yet"
 
 
+@pytest.mark.slow
 def test_the_committed_figures_are_made_from_the_committed_records(tmp_path):
     trials = load_searches(paths.RESULTS / "search")
     assert len(trials)
