@@ -16,6 +16,7 @@ Finished runs are skipped; after an interruption call it again.
   --dataset NAME        this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/
   --seeds N             seeds 0 to N-1 (demo: 2, paper: 3)
   --data DIR            where data sets live or are downloaded to (default: data/)
+  --cpu                 run on the CPU, even if a GPU is here or it takes days
   --jobs N              runs at the same time (default: one a core on the CPU, at most 4; 1 on a GPU)
   --only PATTERN        only jobs whose name matches, for example '*printed-a1*'; see --dry-run for the names
   --set NAME=VALUE      change a parameter of every notebook that has it, for example --set epochs=2; may be repeated

@@ -4,7 +4,7 @@
 _has_everything() {
     "$1" - <<'PYTHON' 2>/dev/null
 import importlib.metadata as metadata, sys
-sys.exit(any(metadata.version(name) is None for name in ("resattn", "torch", "timm", "papermill", "optuna", "latex2mathml", "nbval", "pytest", "playwright")))
+sys.exit(any(metadata.version(name) is None for name in ("resattn", "torch", "timm", "papermill", "optuna", "latex2mathml", "nbval", "pytest", "pytest-xdist", "playwright")))
 PYTHON
 }
 
@@ -23,6 +23,7 @@ if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && _has_everything python; then
 else
     _stamp=.venv/.ready-$(cksum < requirements.lock | tr -d ' ')
     if [ ! -e "$_stamp" ]; then
+        [ -w . ] || { echo "$PWD cannot be written, so no .venv can be made in it; activate an environment that has this package" >&2; exit 2; }
         _python=$(_find_python) || exit 1
         echo "Setting up .venv with $("$_python" --version) (about 5 GB, a few minutes; once only)"
         "$_python" -m venv --clear .venv || {

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from resattn import paths
@@ -27,14 +28,14 @@ def in_turn(module: str, sides: dict[str, list[str]], repeats: int) -> dict[str,
 
 
 def peak_tree_memory_mb(module: str, options: list[str], seconds: float = 0.1) -> float:
-    """Peak memory of one more such run with all its processes, DataLoader workers too (Linux).
+    """Peak memory of one more such run with all its processes, DataLoader workers too.
 
-    What the processes share is counted once. To look every ``seconds`` costs the run some speed, so this is no run to take times from.
+    On Linux what several processes share counts as a share in each (PSS); elsewhere only what each has alone counts. To look every ``seconds`` costs the run some speed, so this is no run to take times from.
     """
     peak = 0.0
     with _start(module, options) as process:
         while process.poll() is None:
-            peak = max(peak, _memory_mb(_descendants(process.pid)))
+            peak = max(peak, tree_memory_mb(process.pid))
             time.sleep(seconds)
         _answer(process)
     return peak
@@ -52,31 +53,17 @@ def _answer(process: subprocess.Popen) -> dict:
     return json.loads(output.splitlines()[-1])
 
 
-def _descendants(pid: int) -> list[int]:
-    """The process, its children, and theirs; those that have just ended are left out."""
-    found = [pid]
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += _descendants(int(child))
-    return found
-
-
-def _memory_mb(pids: list[int]) -> float:
-    """Proportional shares of all memory that belongs to no file, and of the files (libraries) the largest part one of them holds."""
-    own, files = 0, 0
-    for pid in pids:
-        with contextlib.suppress(OSError):  # it has just ended
-            sizes = _sizes(Path(f"/proc/{pid}/smaps_rollup")) | _sizes(Path(f"/proc/{pid}/status"))
-            own += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
-            files = max(files, sizes["RssFile"])
-    return (own + files) / 1024
-
-
-def _sizes(file: Path) -> dict[str, int]:
-    """The kB figures of a file below /proc."""
-    lines = [line.split() for line in file.read_text().splitlines()]
-    return {line[0].rstrip(":"): int(line[1]) for line in lines if line[-1] == "kB"}
+def tree_memory_mb(pid: int) -> float:
+    """Memory that a process and all that it started hold now; those that have just ended hold none."""
+    total, processes = 0, []
+    with contextlib.suppress(psutil.NoSuchProcess):  # ZombieProcess is one
+        parent = psutil.Process(pid)
+        processes = [parent, *parent.children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            info = process.memory_full_info()
+            total += getattr(info, "pss", info.uss)
+    return total / 2**20
 
 
 def median(seen: list[dict], key: str) -> float:

@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -57,6 +59,32 @@ def digest(*parts: bytes | str | np.ndarray) -> str:
         else:
             sha.update(part.encode() if isinstance(part, str) else part)
     return sha.hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; read again only when its size, time of change or inode is another."""
+    path = Path(path).resolve()
+    about = path.stat()
+    return _file_digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@functools.lru_cache
+def _file_digest(path: Path, *about: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name(text: str) -> str:
+    """``text`` as the name of a file, or as part of one: no separator, no leading dot, at most 100 bytes.
+
+    Letters, digits, spaces and "-_.,+=" stay as they are. Where anything had to go, eight digits that stand for ``text`` follow, so that
+    different texts have different names.
+    """
+    name = re.sub(r"[^\w .,+=-]", "_", text).lstrip(". ")
+    if name and name == text and len(name.encode()) <= 100:
+        return name
+    short = name.encode()[:91].decode(errors="ignore")
+    return f"{short}-{digest(text.encode(errors='surrogatepass'))[:8]}".lstrip("-")
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict | None = None) -> Path:

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
-from resattn import load_dataset, paths
+from resattn import TrainConfig, load_dataset, paths
+from resattn.analysis.records import load_records, table3, to_markdown
+from resattn.files import write_json
+from resattn.plots.results import result_figures, save_figure
+from resattn.report import build_report
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +59,49 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+HOSTILE = "q<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def hostile_report(tmp_path: Path) -> Path:
+    """A report whose data set, record fields, figures and notebooks are named by a tag with a script; none of it was escaped before."""
+    for seed in range(3):
+        for form in ("printed", "gated"):
+            config = TrainConfig(dataset=HOSTILE, form=form, a=1.0, source="saliency", seed=seed)
+            record = {
+                "config": config.identity(),
+                "metrics": {"test_acc": 0.5, "test_acc_at_best_val": 0.5}
+                | {"epochs": [{"train_loss": 1.0, "val_loss": 1.0, "val_acc": 0.5}]},
+                "parameters": 1,
+                "environment": {"seconds": 1.0, "device": HOSTILE, "revision": HOSTILE, "precision": HOSTILE},
+            }
+            for folder in ("records", f"records/{HOSTILE}", "records/controls"):
+                write_json(tmp_path / folder / f"{form}-{seed}-{HOSTILE}.json", record)
+    records = load_records(tmp_path / "records")
+    for name, figure in result_figures(records).items():
+        save_figure(figure, tmp_path / "figures" / name)
+        save_figure(figure, tmp_path / "figures" / HOSTILE)
+    outputs = [
+        {"text/markdown": to_markdown(table3(records))},
+        {"text/markdown": f"**{HOSTILE}** <script>alert(2)</script> [link](javascript:alert(3))"},
+        {
+            "text/html": f"{table3(records).to_html()}<svg onload=alert(4)></svg><iframe src='https://example.org'></iframe>"
+        },
+        {
+            "image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'><script>alert(5)</script></svg>",
+            "text/plain": "drawing",
+        },
+    ]
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# A title {HOSTILE}\n\n<a href='javascript:alert(6)'>here</a>"),
+        nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", data) for data in outputs]),
+    ]
+    (tmp_path / "notebooks").mkdir()
+    for name in ("04", f"01-{HOSTILE}"):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"notebooks/{name}.ipynb")
+    return build_report(tmp_path / "records", tmp_path / "figures", tmp_path / "notebooks", tmp_path / "out").parent
 
 
 def write_image(path: Path, pixels: np.ndarray, **options) -> None:

@@ -10,6 +10,6 @@ esac
 . ./setup_env.sh
 "$PY" -m ruff check .
 "$PY" -m ruff format --check .
-export RESATTN_HEADLESS=1
-"$PY" -m pytest "$@"
-[ $# -gt 0 ] || "$PY" -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks
+export RESATTN_HEADLESS=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+"$PY" -m pytest -n 2 --dist loadgroup "$@"
+[ $# -gt 0 ] || "$PY" -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks

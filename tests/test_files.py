@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from resattn.files import atomic_write, digest, load_arrays, save_arrays, write_json
+from resattn.files import atomic_write, digest, file_digest, file_name, load_arrays, save_arrays, write_json
 
 ARRAYS = {"maps": np.arange(12, dtype=np.float32).reshape(3, 4), "labels": np.array([3, 1, 2])}
 
@@ -148,3 +148,47 @@ def test_a_full_disk_keeps_the_old_file(full_disk):
     with pytest.raises(OSError, match="no space left"):
         save_arrays(path, {"maps": np.zeros(100_000)})
     assert load_arrays(path) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../../../evil",
+        "..",
+        ".",
+        "",
+        "/etc/passwd",
+        "a\\b",
+        "a\0b\n",
+        "q<img src=x onerror=alert(1)>",
+        "x" * 5000,
+        "ü" * 200,
+        "\udcff",
+    ],
+)
+def test_no_name_leads_out_of_its_folder(tmp_path, text):
+    name = file_name(text)
+    (tmp_path / name).write_text("here")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert not name.startswith(".")
+    assert not set("/\\<>\0\n") & set(name)
+    assert file_name(name) == name, "what is a name already stays as it is"
+
+
+def test_different_texts_have_different_names():
+    texts = ["photos.v1", "photos.v2", "a/b", "a\\b", "a_b", ".a_b", "x" * 200, "x" * 201]
+    assert len({file_name(text) for text in texts}) == len(texts)
+    assert all(file_name(text) == text for text in ("photos.v1", "größe", "my photos", "resnet8-seed0_1+2,3=4"))
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    assert file_digest(path) == file_digest(str(path)) == digest(b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", None)
+        assert file_digest(path) == digest(b"one"), "not read again"
+    os.utime(path, ns=(0, 0))
+    assert file_digest(path) == digest(b"one")
+    path.write_bytes(b"two")
+    assert file_digest(path) == digest(b"two")

@@ -20,6 +20,7 @@ from resattn.analysis.records import (
     paired_difference,
 )
 from resattn.experiments.controls import SAME_COMPUTE, SAME_PARAMETERS
+from resattn.files import file_name
 from resattn.plots.results import put_title
 
 QUESTIONS = {
@@ -182,7 +183,7 @@ def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
         table = differences(runs)
         if len(table):
             reduced = ", reduced protocol" if dataset in PAPER_TABLE3 and not runs["full"].all() else ""
-            figures[f"controls-{dataset}"] = forest_figure(
+            figures[f"controls-{file_name(dataset)}"] = forest_figure(
                 table, f"{dataset}{reduced}\n{describe_protocol(runs.assign(source=None))}"
             )
     return figures

@@ -222,14 +222,22 @@ def format_interval(mean: float, half: float, seeds: int) -> str:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A text table as GitHub renders it, the index first; cells may have several lines."""
+    """A text table as GitHub renders it, the index first; cells may have several lines and links, but no HTML of their own."""
     head = [table.index.name or "", *table.columns]
     lines = [
         head,
         ["---"] * len(head),
         *([index, *row] for index, row in zip(table.index, table.to_numpy(), strict=True)),
     ]
-    return "\n".join("| " + " | ".join(str(cell).replace("\n", "<br>") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(markdown_text(cell).replace("|", r"\|").replace("\n", "<br>") for cell in line) + " |"
+        for line in lines
+    )
+
+
+def markdown_text(text: object) -> str:
+    """Text to put into Markdown: what would be an HTML tag in it is shown as it is."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _row(path: Path) -> dict:

@@ -9,6 +9,7 @@ from typing import Any
 
 from resattn import paths
 from resattn.config import TrainConfig
+from resattn.files import file_name
 
 DATASETS = {"demo": ["shapes"], "paper": ["cifar10", "cifar100"]}
 SEEDS = {"demo": 2, "paper": 3}
@@ -17,7 +18,9 @@ VARIANTS = [{"model": "resnet8"}] + [
 ]
 _PARAMETERS_OF_A_RUN = (
     "dataset", "root", "model", "form", "a", "source", "weights", "seed", "epochs", "image_size", "batch_size", "lr", "schedule",
+    "precision", "compile",
 )  # fmt: skip
+_FILLED_IN = ("preset", "records", "figures")
 # Training images a second at 224 pixels, batch 128, on two cores of an AMD EPYC without AVX-512 (seen; a rough guide elsewhere).
 _CPU_RATE = {"masked": 170, "plain": 390}
 _OTHER_SECONDS = {
@@ -57,6 +60,11 @@ class Job:
         source = (paths.NOTEBOOKS / f"{self.notebook}.ipynb").read_bytes()
         return hashlib.sha256(source + json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:16]
 
+    def needs_published_vit(self) -> bool:
+        """Whether this run looks at maps of the ViT that the model hub has."""
+        c = self.config
+        return c is not None and c.uses_maps and (c.source, c.weights) == ("dino", "pretrained")
+
     def finished(self) -> bool:
         """A training job by its record; another by its executed notebook, unless notebook or parameters changed since."""
         try:
@@ -82,7 +90,7 @@ class Job:
 
 
 def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, changes: dict[str, Any]) -> list[Job]:
-    """All jobs of a profile in the order they run.
+    """All jobs of a profile in the order they run. A relative path of weights among the ``changes`` is made absolute.
 
     Args:
         profile: "demo" or "paper".
@@ -96,6 +104,11 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
     """
     defaults = {path.stem: notebook_parameters(path) for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))}
     check_changes(changes, defaults)
+    if changes.get("weights") not in (None, "pretrained", "random"):
+        file = Path(str(changes["weights"])).expanduser()
+        if not file.is_file():
+            raise ValueError(f"--set weights: must be 'pretrained', 'random' or a checkpoint file, got {str(file)!r}")
+        changes = changes | {"weights": str(file.resolve())}
     folder = paths.RUNS / profile
     where = {"records": _below_root(folder / "records"), "figures": _below_root(folder / "figures")}
     where["controls"] = _below_root(paths.RESULTS / "controls")
@@ -111,7 +124,7 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
             config = TrainConfig.from_parameters(profile, **{key: merged[key] for key in _PARAMETERS_OF_A_RUN})
         return Job(name, notebook, stage, parameters, config, folder)
 
-    jobs = [job(f"01-{Path(name).name}", "01_attention_maps", 0, dataset=name) for name in datasets]
+    jobs = [job(f"01-{file_name(Path(name).name)}", "01_attention_maps", 0, dataset=name) for name in datasets]
     jobs.append(job("02", "02_architecture", 0))
     for seed in range(seeds):
         for name in datasets:
@@ -119,7 +132,12 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
                 label = variant["model"] if variant["model"] == "resnet8" else f"{variant['form']}-a{variant['a']:g}"
                 jobs.append(
                     job(
-                        f"03-{Path(name).name}-{label}-seed{seed}", "03_training", 1, dataset=name, seed=seed, **variant
+                        f"03-{file_name(Path(name).name)}-{label}-seed{seed}",
+                        "03_training",
+                        1,
+                        dataset=name,
+                        seed=seed,
+                        **variant,
                     )
                 )
     jobs += [job("04", "04_figures", 2), job("05", "05_hyperparameters", 2), job("06", "06_controls", 2)]
@@ -157,9 +175,13 @@ def notebook_parameters(path: Path) -> dict[str, Any]:
 
 
 def check_changes(changes: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> None:
-    """ValueError for a parameter no notebook has, or a value of another type than the default's."""
+    """ValueError for a parameter no notebook has or that run_all.sh fills in itself, or a value of another type than the default's."""
     known = {name: value for parameters in defaults.values() for name, value in parameters.items()}
     for name, value in changes.items():
+        if name in _FILLED_IN:
+            raise ValueError(
+                f"--set {name}: cannot be changed; --profile chooses it, RESATTN_HOME moves what is written"
+            )
         if name not in known:
             raise ValueError(f"--set {name}: no notebook has this parameter; they have {', '.join(sorted(known))}")
         default = known[name]

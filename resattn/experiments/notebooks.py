@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,18 +21,21 @@ from resattn.config import PRESETS
 from resattn.experiments.jobs import SEEDS, Job, list_jobs, select_jobs
 from resattn.progress import Forecast, clock
 
+_LONG = 24 * 3600  # seconds on the CPU that nobody starts without saying so
 _STAGGER = 1.0  # seconds between two kernel starts: started at once they can pick the same port
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a profile; the exit status is 0 if every job ended well, 1 if not, 130 after Ctrl-C."""
     options = _parse(argv)
-    cuda = _has_cuda()
+    if options.cpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    cuda, found = _find_cuda()
     profile = options.profile or ("paper" if cuda else "demo")
     if not options.profile:
-        print(
-            f"Profile {profile}: {'a CUDA GPU is present' if cuda else 'no CUDA GPU here'} (--profile chooses another)."
-        )
+        print(f"Profile {profile}: {found} (--profile chooses another).")
+    elif found.startswith("nvidia-smi"):
+        print(f"On the CPU: {found}.")
     try:
         changes = dict(_parse_change(text) for text in options.set)
         jobs = list_jobs(profile, options.dataset, options.seeds or SEEDS[profile], options.data, changes)
@@ -43,7 +47,18 @@ def main(argv: list[str] | None = None) -> int:
     if options.dry_run:
         _print_plan(jobs, cuda, n_workers)
         return 0
+    seconds = 0.0 if cuda else sum(job.estimated_seconds(cuda) for job in jobs if not job.finished())
+    if seconds > _LONG and not options.cpu:
+        print(
+            f"run_all.sh: {found}, and on the CPU this takes about {clock(seconds)} of two cores' time; --cpu runs it all the same, "
+            "--profile demo takes minutes",
+            file=sys.stderr,
+        )
+        return 2
     with _only_one_at_a_time():
+        if problem := _missing_weights(jobs):
+            print(f"run_all.sh: {problem}", file=sys.stderr)
+            return 2
         if options.fresh:
             shutil.rmtree(jobs[0].folder, ignore_errors=True)
         os.environ["RESATTN_HEADLESS"] = "1"
@@ -183,6 +198,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=_positive)
     parser.add_argument("--data", metavar="DIR")
     parser.add_argument("--jobs", type=_positive)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--only", metavar="PATTERN")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--dry-run", action="store_true")
@@ -227,8 +243,16 @@ def _print_plan(jobs: list[Job], cuda: bool, n_workers: int) -> None:
 
 @contextlib.contextmanager
 def _only_one_at_a_time():
-    paths.RUNS.mkdir(parents=True, exist_ok=True)
-    with (paths.RUNS / ".lock").open("a+") as lock:
+    try:
+        paths.RUNS.mkdir(parents=True, exist_ok=True)
+        lock = (paths.RUNS / ".lock").open("a+")
+    except OSError as error:
+        print(
+            f"run_all.sh: cannot write in {paths.RUNS} ({error.strerror}); set RESATTN_HOME to a folder that can be written",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -244,12 +268,46 @@ def _only_one_at_a_time():
         yield
 
 
-def _has_cuda() -> bool:
-    """Whether a CUDA GPU is present, asked without importing torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or not shutil.which("nvidia-smi"):
-        return False
-    answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return answer.returncode == 0 and "GPU" in answer.stdout
+def _missing_weights(jobs: list[Job]) -> str:
+    """Fetch the published ViT once, before each job tries to; "" or, in one line, why it is not there and what can be done."""
+    if not any(job.needs_published_vit() and not job.finished() for job in jobs):
+        return ""
+    from resattn.attention.vit import DINO_MODEL, load_vit
+
+    print(f"Looking for the weights of {DINO_MODEL} (343 MB, kept once they are fetched)", flush=True)
+    try:
+        load_vit()
+    except ConnectionError as error:
+        cause = type(error.__cause__ or error).__name__
+        return (
+            f"the weights of {DINO_MODEL} are not here and cannot be fetched ({cause}); name a checkpoint file with "
+            "--set weights=PATH, or take maps that need none with --set source=saliency --set vit=dino-tiny"
+        )
+    return ""
+
+
+def _find_cuda() -> tuple[bool, str]:
+    """Whether torch can use a CUDA GPU, and what was found, in words. Torch is slow to import: it is asked only where there is a GPU."""
+    none = False, "no CUDA GPU here"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
+        return none
+    try:
+        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return none
+    if answer.returncode or "GPU" not in answer.stdout:
+        return none
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return True, "a CUDA GPU is present"
+    if torch.version.cuda is None:
+        reason = "it was built without CUDA"
+    else:
+        reason = str(said[-1].message).split(". ")[0] if said else "its driver does not answer, or the GPU is hidden"
+    return False, f"nvidia-smi lists a GPU, but torch {torch.__version__} cannot use it ({' '.join(reason.split())})"
 
 
 def _last_line(error: Exception) -> str:
@@ -262,5 +320,6 @@ def _relative(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # set, because nohup and background jobs start with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from resattn.analysis.records import BASELINE, PAPER_TABLE3, accuracy_table, describe_protocol, variant_order
-from resattn.files import atomic_write
+from resattn.files import atomic_write, file_name
 
 STYLE = {
     "figure.dpi": 110,
@@ -47,7 +47,7 @@ def save_figure(figure: Figure, path: Path | str) -> list[Path]:
     written = []
     with plt.rc_context(STYLE):
         for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-            target = Path(path).with_suffix(f".{suffix}")
+            target = Path(f"{path}.{suffix}")
             write = lambda partial, kind=suffix, about=metadata: figure.savefig(partial, format=kind, metadata=about)  # noqa: E731
             written.append(atomic_write(target, write))
     return written
@@ -197,8 +197,8 @@ def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
         reduced = dataset in PAPER_TABLE3 and not runs["full"].all()
         seeds = runs.groupby("variant")["seed"].nunique().max()
         title = f"{dataset}{', reduced protocol' if reduced else ''}\n{describe_protocol(runs)}, {seeds} seed{'s' if seeds > 1 else ''}"
-        figures[f"accuracy-{dataset}"] = accuracy_figure(runs, title)
-        figures[f"curves-{dataset}"] = learning_curves(runs, title)
+        figures[f"accuracy-{file_name(dataset)}"] = accuracy_figure(runs, title)
+        figures[f"curves-{file_name(dataset)}"] = learning_curves(runs, title)
     return figures
 
 
@@ -301,7 +301,7 @@ def history_figure(history: list[dict], n_epochs: int | None = None) -> Figure:
 def put_title(ax: Axes, title: str) -> None:
     """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
     first, _, rest = title.partition("\n")
-    ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold")
+    ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold", parse_math=False)
     if not rest:
         return
     note = ax.annotate(

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from resattn.analysis.records import variant_order
 from resattn.analysis.search import best_trial
 from resattn.config import PAPER
+from resattn.files import file_name
 
 _STAGES = {"random": "o", "grid": "s", "paper": "P"}
 _SCHEDULES = {"cosine": {"color": "#0072b2", "marker": "o"}, "constant": {"color": "#d55e00", "marker": "^"}}
@@ -20,7 +21,7 @@ def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
     figures = {}
     for (dataset, _), group in trials.groupby(["dataset", "protocol"]):
         size, epochs = group["image_size"].iloc[0], group["epochs"].iloc[0]
-        name = f"{dataset}-{size}px-{epochs}-epochs"
+        name = f"{file_name(dataset)}-{size}px-{epochs}-epochs"
         while f"search-landscape-{name}" in figures:
             name += "-other"
         title = f"{dataset}, {size} pixels, {epochs} epoch{'s' if epochs > 1 else ''}"

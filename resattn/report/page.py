@@ -6,6 +6,7 @@ import contextlib
 import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from markupsafe import Markup, escape
@@ -16,7 +17,7 @@ from resattn.analysis.comparisons import control_records
 from resattn.analysis.records import NOT_MEASURED, PAPER_TABLE3, load_records, main_records, table3
 from resattn.analysis.search import answers, load_searches
 from resattn.config import PRESETS
-from resattn.files import atomic_write
+from resattn.files import atomic_write, file_name
 from resattn.plots.captions import PARTS, Caption, caption_of, figure_order
 from resattn.report.pages import notebook_title, templates, write_page
 from resattn.report.summary import comparisons_of, facts_of, groups_of
@@ -76,7 +77,7 @@ def _claims(records: Path, targets: dict[str, str]) -> list[dict]:
     def link(match: re.Match) -> str:
         path = Path(match[2])
         name = f"notebooks/{path.stem[:2]}" if path.suffix == ".ipynb" else path.with_suffix("").as_posix()
-        return f'<a href="{targets[name]}">{match[1]}</a>' if name in targets else match[1]
+        return f'<a href="{escape(targets[name])}">{match[1]}</a>' if name in targets else match[1]
 
     def html(text: str) -> Markup:
         text = re.sub(r"\*([^*]+)\*", r"<i>\1</i>", str(escape(text)))
@@ -122,7 +123,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _figure(path: Path, records: Path, runs: pd.DataFrame, out: Path) -> dict:
     caption, subject = caption_of(path.stem) or (Caption(path.stem, ""), "")
     if caption.evidence == "main":
-        files = sorted(map(Path, main_records(runs[runs["dataset"] == subject])["path"]))
+        files = sorted(map(Path, main_records(runs[runs["dataset"].map(file_name) == subject])["path"]))
         base = records
     else:
         base = records if caption.evidence and any(records.glob(caption.evidence)) else paths.CHECKOUT
@@ -142,7 +143,9 @@ def _write_pages(notebooks: Path, out: Path) -> list[dict]:
     for path in sorted(notebooks.glob("*.ipynb")):
         if not path.name.endswith(".partial.ipynb"):
             page = write_page(path, out / "notebooks" / f"{path.stem}.html")
-            pages.append({"name": path.stem, "title": notebook_title(path), "href": page.relative_to(out).as_posix()})
+            pages.append(
+                {"name": path.stem, "title": notebook_title(path), "href": quote(page.relative_to(out).as_posix())}
+            )
     return pages
 
 
@@ -151,7 +154,7 @@ def _copy_record(path: Path | str, base: Path, out: Path) -> dict:
     name = Path(path).relative_to(base).as_posix()
     target, content = out / "records" / name, Path(path).read_bytes()
     atomic_write(target, lambda partial: partial.write_bytes(content))
-    return {"name": name, "href": f"records/{name}"}
+    return {"name": name, "href": quote(f"records/{name}")}
 
 
 def _shown(path: Path) -> str:

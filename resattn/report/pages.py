@@ -10,6 +10,15 @@ from markupsafe import Markup
 from resattn.files import atomic_write
 
 TEMPLATES = Path(__file__).parent / "templates"
+_TAGS = (
+    "a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong sub sup table tbody td tfoot th "
+    "thead tr ul math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable "
+    "mtd mtext mtr munder munderover none semantics"
+)
+_ATTRIBUTES = (
+    "accent align alt class colspan columnalign display dir fence form height id largeop linethickness lspace mathvariant maxsize minsize "
+    "movablelimits rowspan rspace scope separator stretchy symmetric tabindex title width xmlns"
+)
 _CODE_STYLES = ("xcode", "github-dark")  # of Pygments: on light, on dark
 
 
@@ -45,6 +54,9 @@ def write_page(notebook: Path | str, target: Path, back: str = "../index.html") 
     content = _read(notebook)
     _describe_pictures(content)
     body, _ = _exporter().from_notebook_node(content)
+    body = _cleaner().clean(
+        re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)
+    )  # pandas' own, for each table
     page = templates().get_template("notebook.html")
     html = page.render(
         title=notebook_title(notebook),
@@ -91,7 +103,7 @@ def _exporter():
         def inline_math(self, body: str) -> str:
             return convert(body)
 
-    formats = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+    formats = ["text/html", "text/markdown", "image/png", "image/jpeg", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": formats}})
     exporter = HTMLExporter(template_name="basic", config=config)
     exporter.register_filter(
@@ -99,6 +111,19 @@ def _exporter():
         lambda source: MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source),
     )
     return exporter
+
+
+@functools.cache
+def _cleaner():
+    """Keeps what notebooks and nbconvert need; other tags are shown as text, and pictures come from the page itself."""
+    from bleach.sanitizer import Cleaner
+
+    def allowed(tag: str, name: str, value: str) -> bool:
+        if name in ("src", "href"):
+            return value.startswith("data:image/") if tag == "img" else tag == "a" and name == "href"
+        return name in _ATTRIBUTES.split()
+
+    return Cleaner(tags=set(_TAGS.split()), attributes=allowed, protocols={"http", "https", "mailto", "data"})
 
 
 @functools.cache

@@ -574,7 +574,7 @@ def test_an_unknown_source_is_refused():
 @pytest.mark.parametrize(
     "images",
     [torch.rand(2, 3, 8, 8), images_of(2)[0], images_of(2)[:, :1], images_of(2).numpy()],
-    ids=["float", "one image", "one channel", "numpy"],
+    ids=["float", "one image", "one channel", "array"],
 )
 def test_images_that_are_none_are_refused(images):
     with pytest.raises(ValueError, match=r"images must be a uint8 tensor \(N, 3, H, W\), got"):

@@ -64,6 +64,7 @@ def open_page(browser) -> Iterator[Callable]:
                 or page.complaints.append(f"asked for {request.url[:200]}")
             ),
         )
+        page.on("dialog", lambda dialog: (page.complaints.append(f"a script said {dialog.message}"), dialog.dismiss()))
         page.goto(address)
         return page
 

@@ -3,10 +3,12 @@
 import re
 
 import nbformat
+import pytest
 from PIL import Image
 
 from resattn import paths
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("lab")]  # one server for all
 NOTEBOOK = "01_attention_maps.ipynb"
 
 

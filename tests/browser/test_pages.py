@@ -1,13 +1,18 @@
 """The report in a browser, built from the committed records and figures: nothing missing, nothing cut off, light and dark."""
 
 import json
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from conftest import HOSTILE
 
 from resattn import paths
 from resattn.report.page import build_report
 
 from .conftest import DESKTOP, PHONE
+
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +84,23 @@ def test_notebooks_open_whole_from_the_report(open_page, report, name):
     assert page.locator("img").count() == pictures_in(paths.NOTEBOOKS / f"{name}.ipynb")
     assert sideways(page) <= 0
     assert "$" not in "".join(page.locator(".text_cell").all_inner_texts()), "formulas are MathML"
+
+
+def test_names_that_are_tags_run_no_script_and_fetch_nothing(open_page, hostile_report):
+    pages = [hostile_report / "index.html", *sorted((hostile_report / "notebooks").glob("*.html"))]
+    assert len(pages) == 3
+    for path in pages:
+        page = open_page(path.as_uri())
+        page.wait_for_timeout(200)
+        assert page.complaints == []
+        assert HOSTILE in page.locator("main").inner_text()
+        page.locator("body").evaluate("node => node.insertAdjacentHTML('beforeend', '<img src=x onerror=alert(7)>')")
+        page.wait_for_timeout(200)
+        assert page.complaints, "the policy refuses and reports what the escaping let through"
+        assert not any("a script said" in complaint for complaint in page.complaints)
+    page = open_page(pages[0].as_uri())
+    links = page.locator("a[href^='notebooks/'], a[href^='records/']").evaluate_all(
+        "nodes => nodes.map(node => node.href)"
+    )
+    assert links
+    assert all(Path(unquote(link.removeprefix("file://"))).is_file() for link in links)

@@ -66,6 +66,7 @@ def test_no_gradient_reaches_the_teacher():
     assert teacher.grad is None
 
 
+@pytest.mark.slow
 def test_the_teacher_is_a_moving_average_of_the_student(tiny):
     run = dino.Run(tiny)
     run._set_rates(1.5)
@@ -136,6 +137,7 @@ def test_cosine_schedule_starts_turns_and_ends_where_it_should():
     assert [dino.cosine(2.0, 1.0, x) for x in (0, 0.5, 1)] == pytest.approx([2, 1.5, 1])
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path):
     whole = dino.pretrain(tiny, folder=tmp_path / "whole", on_epoch=lambda _: None)
     script = (
@@ -176,6 +178,7 @@ def test_help_says_what_there_is_and_is_quick():
     assert "--teacher-temperature" in shown.stdout
 
 
+@pytest.mark.slow
 def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path):
     folder = _draw_textures(tmp_path / "textures")
     config = DinoConfig(
@@ -195,6 +198,7 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
     assert trained > untrained + 0.08, (untrained, trained)
 
 
+@pytest.mark.slow
 def test_shipped_weights_find_the_object():
     vit, data = tiny_vit(), load_dataset("shapes").test
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))["metrics"]["test"]

@@ -2,23 +2,25 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from resattn import paths
 from resattn.config import TrainConfig
 from resattn.experiments.jobs import check_changes, list_jobs, notebook_parameters, select_jobs
 
-TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500"]
+TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500", "--set", "compile=False"]
 
 
-def run(home, *options, **kwargs):
+def run(home, *options, environment=None, **kwargs):
     command = [sys.executable, "-m", "resattn.experiments.notebooks", *options]
-    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""} | (environment or {})
     return subprocess.run(command, cwd=paths.CHECKOUT, env=environment, capture_output=True, text=True, **kwargs)
 
 
@@ -79,6 +81,44 @@ def test_without_profile_the_reason_is_said(tmp_path):
     assert "Profile demo: no CUDA GPU here" in answer.stdout
 
 
+@pytest.fixture
+def broken_gpu(tmp_path):
+    """Environment variables of a machine whose nvidia-smi lists a GPU that torch cannot use."""
+    tool = tmp_path / "bin/nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'GPU 0: Tesla K80 (UUID: GPU-0)'\n")
+    tool.chmod(0o755)
+    return {"CUDA_VISIBLE_DEVICES": "99", "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_and_the_demo_chosen(tmp_path, broken_gpu):
+    answer = run(tmp_path, "--dry-run", environment=broken_gpu)
+    assert answer.returncode == 0, answer.stderr
+    first = answer.stdout.splitlines()[0]
+    assert first.startswith("Profile demo: nvidia-smi lists a GPU, but torch ")
+    assert "cannot use it (" in first
+    assert "19 jobs" in answer.stdout
+
+
+def test_days_on_the_cpu_do_not_start_unasked(tmp_path, broken_gpu):
+    for environment, found in ((broken_gpu, "nvidia-smi lists a GPU, but torch"), ({}, "no CUDA GPU here")):
+        answer = run(tmp_path, "--profile", "paper", environment=environment)
+        assert answer.returncode == 2
+        assert f"run_all.sh: {found}" in answer.stderr
+        assert re.search(r"takes about \d{3}:\d\d h of two cores' time; --cpu runs it all the same", answer.stderr)
+        assert len(answer.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+    answer = run(tmp_path, "--profile", "paper", "--only", "02", "--dry-run", "--cpu", environment=broken_gpu)
+    assert answer.stdout.startswith("02 "), "asked for"
+
+
+def test_precision_and_compilation_can_be_set():
+    changes = {"compile": False, "precision": "bfloat16"}
+    runs = [job for job in list_jobs("demo", None, 1, None, changes) if job.config]
+    assert {(job.config.compile, job.config.precision) for job in runs} == {(False, "bfloat16")}
+    assert all(job.parameters.items() >= changes.items() for job in runs)
+
+
 def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
     answer = run(tmp_path, "--profile", "demo", "--dry-run")
     assert answer.stdout.count("about") > 10
@@ -96,6 +136,9 @@ def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
         (["--set", "a=nan"], "--set a: must be of type float"),
         (["--set", "lr"], "--set wants NAME=VALUE"),
         (["--only", "nothing*"], "matches no job"),
+        (["--set", "weights=no/such/file"], "--set weights: must be 'pretrained', 'random' or a checkpoint file, got"),
+        (["--set", "records=elsewhere"], "--set records: cannot be changed; --profile chooses it"),
+        (["--set", "preset=paper"], "--set preset: cannot be changed"),
         (["--seeds", "0"], "must be a whole number of at least 1"),
         (["--profile", "fast"], "invalid choice"),
         (["--data", "no/such/folder"], "--data must be a folder that exists"),
@@ -108,6 +151,64 @@ def test_bad_options_end_with_a_clear_line(tmp_path, options, message):
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("home", ["file/home", "/proc/nowhere"])
+def test_a_home_that_cannot_be_written_ends_with_one_line(tmp_path, home):
+    (tmp_path / "file").write_text("a regular file")
+    answer = run(tmp_path / home, "--profile", "demo", "--only", "02")
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert "cannot write in" in line
+    assert "set RESATTN_HOME to a folder that can be written" in line
+
+
+@pytest.mark.parametrize("strict", [{}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["as usual", "ascii"])
+def test_a_plain_c_locale_makes_no_difference(tmp_path, make_folder, strict):
+    folder = make_folder("größe")
+    plain = dict.fromkeys(("LC_ALL", "LANG", "LC_CTYPE"), "C") | strict
+    answer = run(
+        tmp_path,
+        "--profile",
+        "demo",
+        "--data",
+        str(folder.parent),
+        "--dataset",
+        "größe",
+        "--dry-run",
+        environment=plain,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "19 jobs" in answer.stdout
+
+
+def test_without_hub_it_ends_before_the_first_job_with_the_ways_out(tmp_path):
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "TORCH_HOME": str(tmp_path / "torch")}
+    options = ["--profile", "demo", "--set", "source=dino"]
+    answer = run(tmp_path, *options, environment=offline)
+    assert answer.returncode == 2
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("run_all.sh")]
+    assert "cannot be fetched" in line
+    assert "--set weights=PATH" in line
+    assert "--set source=saliency --set vit=dino-tiny" in line
+    assert not list((tmp_path / "runs").rglob("*.log")), "no job was started"
+
+
+def test_weights_are_named_by_their_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit.pth").write_bytes(b"weights")
+    jobs = list_jobs("demo", None, 1, None, {"weights": "vit.pth", "source": "dino"})
+    said = {job.parameters["weights"] for job in jobs if "weights" in job.parameters}
+    assert said == {str(tmp_path / "vit.pth")}
+    assert not any(job.needs_published_vit() for job in jobs)
+    assert any(job.needs_published_vit() for job in list_jobs("paper", None, 1, None, {}))
+
+
+def test_names_of_jobs_let_nothing_out():
+    jobs = list_jobs("demo", "some/..", 1, None, {})
+    assert all(job.executed.resolve().parent == job.folder.resolve() / "notebooks" for job in jobs)
+    assert all(".." not in job.name for job in jobs)
+
+
+@pytest.mark.slow
 def test_smallest_profile_runs_skips_and_reports(tmp_path):
     """One training job, then the figures, then everything again: finished jobs are skipped."""
     first = run(
@@ -130,6 +231,7 @@ def test_smallest_profile_runs_skips_and_reports(tmp_path):
     assert again.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_failed_job_does_not_stop_the_others(tmp_path):
     (tmp_path / "data/broken/train/one").mkdir(parents=True)
     answer = run(tmp_path, "--profile", "demo", "--dataset", "broken", "--seeds", "1", "--only", "*[12]-*resnet8*")
@@ -143,7 +245,9 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
     assert "holds no image" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
 
 
-def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("handling", [signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored by the parent"])
+def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path, handling):
     command = [
         sys.executable,
         "-m",
@@ -156,7 +260,13 @@ def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(
     command += ["--set", "epochs=30"]  # long enough to be interrupted
     environment = os.environ | {"RESATTN_HOME": str(tmp_path)}
     first = subprocess.Popen(
-        command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=paths.CHECKOUT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handling),
     )
     log = tmp_path / "runs/demo/logs/03-shapes-resnet8-seed0.log"
     for _ in range(600):
@@ -166,8 +276,14 @@ def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(
     second = run(tmp_path, "--profile", "demo", "--only", "02")
     assert second.returncode == 1
     assert f"process {first.pid} is already running in this folder" in second.stderr
+    kernels = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=60)
+    try:
+        out, _ = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert kernels
+    assert psutil.wait_procs(kernels, timeout=20)[1] == [], "none outlives it"
     assert first.returncode == 130
     assert "the same command goes on from there" in out
     assert not list((tmp_path / "runs/demo").rglob("*.json"))

@@ -41,6 +41,12 @@ def recipes(record, *stages):
     return {(t["lr"], t["weight_decay"], t["seed"]) for t in record["trials"] if t["stage"] in stages}
 
 
+def confirmed(record):
+    """How many recipes a search trains again: the best and the paper's, which can be one and the same on some processor."""
+    best = best_trial(search_trials(record))
+    return len({(best["lr"], best["weight_decay"]), (0.2, 5e-4)})
+
+
 def without_times(record):
     trials = [
         trial | {"seconds": None, "epochs": [e | {"seconds": None} for e in trial["epochs"]]}
@@ -85,7 +91,8 @@ def test_the_grid_is_centred_on_the_best_and_leaves_out_the_centre():
 
 def test_a_search_measures_its_points_and_says_what_it_did(birds, tmp_path, capsys):
     record = search(plan(birds), tmp_path / "s.journal", out=tmp_path / "s.json")
-    assert [t["stage"] for t in record["trials"]] == ["random"] * 4 + ["paper"] + ["grid"] * 2 + ["confirm"] * 2
+    stages = ["random"] * 4 + ["paper"] + ["grid"] * 2 + ["confirm"] * confirmed(record)
+    assert [t["stage"] for t in record["trials"]] == stages
     assert json.loads((tmp_path / "s.json").read_text()) == json.loads(json.dumps(record))
     assert {(t["lr"], t["weight_decay"]) for t in record["trials"] if t["stage"] == "paper"} == {(0.2, 5e-4)}
     trials = search_trials(record)
@@ -126,7 +133,7 @@ def test_the_test_split_is_never_looked_at(birds, tmp_path, monkeypatch):
     monkeypatch.setattr(search_module, "load_dataset", lambda name, root: data)
     config = dataclasses.replace(birds, model="resattn", source="saliency")
     record = search(plan(config, trials=2), tmp_path / "s.journal")
-    assert len(record["trials"]) == 7
+    assert len(record["trials"]) == 2 + 1 + 2 + confirmed(record)
     assert "test" not in json.dumps(record)
 
 
@@ -140,6 +147,7 @@ def start_worker(home, *options, **kwargs):
     return subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, **kwargs)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_journal_and_repeat_no_point(birds, tmp_path):
     options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--out", str(tmp_path / "s.json")]
     workers = [start_worker(tmp_path, *options) for _ in range(2)]
@@ -147,7 +155,7 @@ def test_two_workers_share_a_journal_and_repeat_no_point(birds, tmp_path):
     assert [worker.returncode for worker in workers] == [0, 0]
     record = json.loads((tmp_path / "s.json").read_text())
     trained = [line.split("  val")[0] for output in outputs for line in output.splitlines() if "val acc" in line]
-    assert len(trained) == len(set(trained)) == len(record["trials"]) == 6 + 1 + 2 + 2
+    assert len(trained) == len(set(trained)) == len(record["trials"]) == 6 + 1 + 2 + confirmed(record)
     alone = search(plan(birds, trials=6), tmp_path / "alone.journal")
     assert without_times(alone)["trials"] == without_times(record)["trials"]
 
@@ -176,6 +184,7 @@ def test_a_trial_whose_worker_died_is_measured_again_but_a_living_one_is_left_al
     assert [t.state for t in living.study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_ends_with_the_same_record(birds, tmp_path, monkeypatch):
     options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--epochs", "60"]
     options += ["--trials", "1", "--grid", "1x1", "--confirm", "0"]
@@ -321,6 +330,23 @@ def test_answers_are_computed_from_trials_and_paired_by_seed():
     assert "each at its best, on other seeds: +10.0 ± 0.0 points (2 seeds); cosine is ahead at 2 of 3" in lines[2]
 
 
+@pytest.mark.parametrize("paper", [0.5, 0.0], ids=["paper's own is best", "nothing learns"])
+def test_a_search_that_finds_nothing_better_ends_with_a_sensible_answer(birds, tmp_path, monkeypatch, paper):
+    def train_epoch(run):
+        won = (run.config.lr, run.config.weight_decay) == (0.2, 5e-4)
+        run.history.append({"train_loss": 1.0, "val_loss": 0.5 if won else 1.0, "val_acc": paper * won})
+
+    monkeypatch.setattr(search_module.Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(search_module.Run, "state", lambda run: {})
+    record = search(plan(birds), tmp_path / "s.journal")
+    assert recipes(record, "confirm") == {(0.2, 5e-4, 1)}
+    assert len(record["trials"]) == 4 + 1 + 2 + 1
+    (line,) = answers(search_trials(record))
+    assert f"best at lr 0.2, weight decay 0.0005 ({100 * paper:.1f} %" in line
+    assert "Best minus the paper's on other seeds: none, the best is the paper's own." in line
+    assert len(search_figures(search_trials(record))) == 2
+
+
 def test_what_is_missing_is_said_to_be(tmp_path):
     trials = two_schedules()
     lines = answers(trials[trials["stage"] != "confirm"])
@@ -348,6 +374,7 @@ def test_the_landscape_also_shows_networks_with_one_schedule_and_diverged_trials
     assert landscape.axes[3].texts[0].get_text() == "not measured yet"
 
 
+@pytest.mark.slow
 def test_the_committed_figures_are_made_from_the_committed_records(tmp_path):
     trials = load_searches(paths.RESULTS / "search")
     assert len(trials)

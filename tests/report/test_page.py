@@ -14,6 +14,7 @@ from resattn.analysis.claims import claim_table
 from resattn.analysis.records import load_records, paired_differences, table3
 from resattn.config import TrainConfig
 from resattn.plots.captions import caption_of
+from resattn.plots.results import result_figures, save_figure
 from resattn.report.page import build_report, main, newest_records
 from resattn.report.pages import notebook_title, write_page
 from resattn.report.summary import facts_of, groups_of, signed
@@ -43,15 +44,17 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.links, self.sources, self.images, self.ids, self.tags = [], [], [], [], []
+        self.attributes = set()
         self.html = path.read_text(encoding="utf-8")
         self.feed(self.html)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
+        self.attributes |= attributes.keys()
         self.tags.append(tag)
         self.ids += [attributes["id"]] if "id" in attributes else []
         if tag in ("a", "link"):
-            self.links.append(attributes["href"])
+            self.links += [attributes["href"]] if "href" in attributes else []
         self.sources += [attributes["src"]] if "src" in attributes else []
         self.images += [attributes] if tag == "img" else []
 
@@ -270,6 +273,34 @@ def test_runs_of_several_sources_are_compared_source_by_source(tmp_path):
 def test_names_are_escaped(tmp_path, build):
     write_record(tmp_path / "records", 0.5, {"device": "<b>bold & co</b>"}, **BASE)
     assert "&lt;b&gt;bold &amp; co&lt;/b&gt;" in build().html
+
+
+def test_no_name_becomes_a_tag_and_no_page_may_run_a_script(hostile_report):
+    pages = [Page(path) for path in (hostile_report / "index.html", *(hostile_report / "notebooks").glob("*.html"))]
+    assert len(pages) == 3
+    for page in pages:
+        assert not {"script", "iframe"} & set(page.tags)
+        assert not any(name.startswith("on") for name in page.attributes)
+        assert not any("javascript:" in link for link in page.links)
+        assert all(source.startswith("data:image/") for source in page.sources)
+        assert "q&lt;img src=x onerror=alert(1)&gt;" in page.html
+        assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:;" in page.html
+
+
+def test_figures_of_odd_data_sets_stay_in_their_folder_and_apart(tmp_path, build):
+    odd = ["../../../evil", "photos.v1", "photos.v2", "cash$1$_{"]
+    for dataset in odd:
+        for path in (write_record(tmp_path / "records", 0.5, **BASE | {"dataset": "x", "seed": odd.index(dataset)}),):
+            record = json.loads(path.read_text())
+            record["config"]["dataset"] = dataset
+            path.write_text(json.dumps(record))
+    figures = tmp_path / "a/b/c/figures"
+    for name, figure in result_figures(load_records(tmp_path / "records")).items():
+        assert {path.parent for path in save_figure(figure, figures / name)} == {figures}
+        assert (figures / name).resolve().parent == figures.resolve()
+    assert len(list(figures.iterdir())) == 2 * 2 * len(odd)
+    page = build(figures)
+    assert page.html.count("Drawn from 1 record<") == 2 * len(odd)
 
 
 def test_figures_without_a_caption_come_last_and_svg_goes_before_png(tmp_path, build):

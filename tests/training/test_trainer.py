@@ -243,6 +243,7 @@ def test_a_uniform_map_stays_one_in_training_and_the_others_move(source, stays, 
 # Killed and started again
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights_as_one_left_alone(make_folder, home):
     root = make_folder(train=60, test=10).parent
     config = TrainConfig(dataset="birds", root=root, epochs=6, image_size=48, batch_size=16, lr=0.01)
@@ -447,6 +448,7 @@ def test_a_tiny_run_learns(tmp_path, changes):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_two_epochs_on_the_shapes_beat_chance(shapes_cache, shapes, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", shapes_cache)
     config = TrainConfig.preset("demo", epochs=2, image_size=32)
