@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resattn.files import file_digest
+
 FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.models.resattn
 CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
@@ -192,7 +194,7 @@ class TrainConfig:
         elif self.source == "vit-s14" or (self.source == "dino-tiny" and self.weights in ("pretrained", "random")):
             del values["weights"]  # there is one in a package, and it is pretrained
         elif Path(self.weights).is_file():
-            values["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()[:16]
+            values["weights"] = file_digest(self.weights)[:16]
         return values
 
     @property

@@ -12,7 +12,7 @@ from resattn import TrainConfig, load_dataset, paths
 from resattn.analysis.records import load_records, table3, to_markdown
 from resattn.files import write_json
 from resattn.plots.results import result_figures, save_figure
-from resattn.report import build_report
+from resattn.report.page import build_report
 
 
 @pytest.fixture(autouse=True)
