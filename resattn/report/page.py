@@ -13,10 +13,11 @@ from markupsafe import Markup, escape
 
 from resattn import paths
 from resattn.analysis.claims import claim_table
-from resattn.analysis.comparisons import control_records
-from resattn.analysis.records import NOT_MEASURED, PAPER_TABLE3, load_records, main_records, table3
+from resattn.analysis.records import NOT_MEASURED, load_records, main_records
 from resattn.analysis.search import answers, load_searches
+from resattn.analysis.tables import table3
 from resattn.config import PRESETS
+from resattn.experiments.protocols import PAPER_TABLE3
 from resattn.files import atomic_write, file_name
 from resattn.plots.captions import PARTS, Caption, caption_of, figure_order
 from resattn.report.pages import notebook_title, templates, write_page
@@ -40,6 +41,7 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
     """
     records, figures, notebooks, out = map(Path, (records, figures, notebooks, out))
     runs = load_records(records)
+    runs = runs.loc[[Path(path).parent == records for path in runs["path"]]]
     groups, parts = groups_of(runs), _parts(records, out)
     pages, pictures = _write_pages(notebooks, out), _pictures(figures)
     targets = {f"notebooks/{page['name'][:2]}": page["href"] for page in reversed(pages)} | {"results": "#records"}
@@ -98,7 +100,7 @@ def _parts(records: Path, out: Path) -> list[dict]:
             runs = load_records(folder)
             part["runs"] = _listed(runs, records, out)
             part["groups"] = groups_of(runs)
-            part["comparisons"] = comparisons_of(control_records(folder)) if name == "controls" else []
+            part["comparisons"] = comparisons_of(load_records(records)) if name == "controls" else []
         with contextlib.suppress(ValueError):
             groups = load_searches(folder).groupby(["dataset", "protocol"])
             part["searches"] = [

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from resattn.analysis.comparisons import QUESTIONS, differences
-from resattn.analysis.records import (
-    BASELINE,
-    PAPER_TABLE3,
-    accuracy_table,
-    format_interval,
-    main_records,
-    paired_differences,
-    variant_order,
-)
+from resattn.analysis.claims import differences
+from resattn.analysis.records import describe_protocol, main_records
+from resattn.analysis.statistics import signed
+from resattn.analysis.tables import accuracy_table, format_interval, paired_differences
 from resattn.config import PRESETS
+from resattn.experiments.protocols import PAPER_TABLE3, PRINTED0, QUESTIONS, RESNET8, Network
 from resattn.progress import clock
 
-_AGAINST = (BASELINE, "printed a=0")  # the true baseline, and the comparison that the paper made
+_AGAINST = (RESNET8, PRINTED0)  # the true baseline, and the comparison that the paper made
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,8 @@ class Group:
         settings: "the paper’s", "the demo’s", "reduced protocol" (a data set of the paper, not its settings) or "other".
         recipe: the main settings in words; ``protocol`` has them all.
         counts: whether these runs fill Table 3.
-        accuracy: a row a network and source, as :func:`resattn.analysis.records.accuracy_table`, with "text".
-        differences: by the network compared with, rows as :func:`resattn.analysis.records.paired_differences`, with "text", whether there
+        accuracy: a row a network and source, as :func:`resattn.analysis.tables.accuracy_table`, with "text".
+        differences: by the network compared with, rows as :func:`resattn.analysis.tables.paired_differences`, with "text", whether there
             is an "interval" and whether it leaves zero out ("apart"), and "low", "middle", "high", "zero" of a plot 100 wide.
     """
 
@@ -57,11 +52,9 @@ def groups_of(runs: pd.DataFrame) -> list[Group]:
         ValueError: two records are the same network, maps, seed and settings.
     """
     table3 = set(main_records(runs[runs["full"].astype(bool) | ~runs["dataset"].isin(PAPER_TABLE3)])["path"])
-    # A network's name tells maps of other weights or heads apart where they matter.
-    maps = [name.partition(", ")[2] or source for name, source in zip(runs["network"], runs["source"], strict=True)]
     groups = [
         _group(dataset, protocol, part, set(part["path"]) <= table3)
-        for (dataset, protocol), part in runs.assign(source=maps).groupby(["dataset", "protocol"], sort=True)
+        for (dataset, protocol), part in runs.groupby(["dataset", "protocol"], sort=True)
     ]
     return sorted(groups, key=lambda group: (group.dataset not in PAPER_TABLE3, not group.counts))
 
@@ -73,7 +66,7 @@ def comparisons_of(runs: pd.DataFrame) -> list[dict]:
         ValueError: two records are the same network, seed and settings.
     """
     table = differences(runs)
-    table["dataset"] = [f"{row.dataset}, {_short(row.protocol)}" for row in table.itertuples()]
+    table = table[table["metric"] == "accuracy"].assign(dataset=table["words"])
     return [
         {"dataset": dataset, "question": QUESTIONS[question], "rows": _plotted(rows.to_dict("records"))}
         for (dataset, question), rows in table.groupby(["dataset", "question"], sort=False)
@@ -127,7 +120,7 @@ def _group(dataset: str, protocol: str, runs: pd.DataFrame, counts: bool) -> Gro
     return Group(
         dataset,
         settings,
-        _short(protocol),
+        describe_protocol(runs, maps=False),
         protocol,
         sorted(runs["source"].dropna().unique()),
         list(dict.fromkeys(row["variant"] for row in accuracy)),
@@ -135,25 +128,14 @@ def _group(dataset: str, protocol: str, runs: pd.DataFrame, counts: bool) -> Gro
         len(runs),
         counts,
         accuracy,
-        {against: rows for against in _AGAINST if (rows := _differences(runs, against))},
+        {against.name: rows for against in _AGAINST if (rows := _differences(runs, against))},
     )
 
 
-def _short(protocol: str) -> str:
-    """The settings one asks for first, in words."""
-    settings = dict(part.split("=") for part in protocol.split(", "))
-    words = "{image_size} pixels, batch {batch_size}, learning rate {lr}, {schedule} schedule"
-    return f"{settings['epochs']} epoch{'s' * (settings['epochs'] != '1')}, " + words.format(**settings)
-
-
-def _differences(runs: pd.DataFrame, against: str) -> list[dict]:
+def _differences(runs: pd.DataFrame, against: Network) -> list[dict]:
     """Differences to ``against``, source by source: networks with other maps are no pair."""
-    sources = list(dict.fromkeys(runs["source"].dropna())) or [None]
-    tables = [paired_differences(runs[runs["source"].isna() | (runs["source"] == s)], against) for s in sources]
-    rows = {(row["variant"], _maps(row["source"])): row for table in tables for row in table.to_dict("records")}
-    order = variant_order(variant for variant, _ in rows)
-    chosen = [row | {"source": maps} for (_, maps), row in rows.items()]
-    return _plotted(sorted(chosen, key=lambda row: order.index(row["variant"])))
+    rows = paired_differences(runs, against).to_dict("records")
+    return _plotted([row | {"source": _maps(row["source"])} for row in rows])
 
 
 def _plotted(rows: list[dict]) -> list[dict]:
@@ -162,19 +144,13 @@ def _plotted(rows: list[dict]) -> list[dict]:
         known = math.isfinite(row["half"])  # a single seed has no interval
         half = row["half"] if known else 0.0
         row |= {"low": row["mean"] - half, "middle": row["mean"], "high": row["mean"] + half, "zero": 0.0}
-        row["text"] = signed(row["mean"]) + (f" ± {row['half']:.2f}" if known else "")
+        row["text"] = signed(row["mean"], row["half"])
         row["interval"], row["apart"] = known, known and (row["low"] > 0 or row["high"] < 0)
     ends = [0.0, *(row[end] for row in rows for end in ("low", "high"))]
     left, span = min(ends), (max(ends) - min(ends)) or 1.0
     for row in rows:
         row |= {name: round(3 + 94 * (row[name] - left) / span, 2) for name in ("low", "middle", "high", "zero")}
     return rows
-
-
-def signed(value: float) -> str:
-    """ "+0.52", "−1.46", and "0.00" for what rounds to nothing."""
-    text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-    return "0.00" if text[1:] == "0.00" else text
 
 
 def _maps(source: str | float) -> str:
