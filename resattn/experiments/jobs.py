@@ -111,7 +111,7 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
         changes = changes | {"weights": str(file.resolve())}
     folder = paths.RUNS / profile
     where = {"records": _below_root(folder / "records"), "figures": _below_root(folder / "figures")}
-    where["controls"] = _below_root(paths.RESULTS / "controls")
+    where["controls"] = _below_root(paths.RESULTS)
     datasets = [dataset] if dataset else DATASETS[profile]
 
     def job(name: str, notebook: str, stage: int, **parameters: Any) -> Job:
