@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resattn.files import file_digest
+from resattn.files import file_digest, file_name
 
 FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.models.resattn
 CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
@@ -206,7 +206,7 @@ class TrainConfig:
             network += [self.source, *([self.base] if "base" in self.identity() else [])]
         if self.widths != WIDTHS:
             network.append("w" + "-".join(map(str, self.widths)))
-        return "-".join([Path(self.dataset).name, *network, f"seed{self.seed}", settings])
+        return "-".join([file_name(Path(self.dataset).name), *network, f"seed{self.seed}", settings])
 
 
 def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
