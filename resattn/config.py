@@ -49,6 +49,7 @@ DEMO = {
     "weight_decay": 5e-4,
     "schedule": "cosine",
     "source": "dino-tiny",
+    "precision": "float32",
 }
 # What two CPU cores can run: the paper's settings, but small images, a learning rate that trains (notebook 05) and another ViT.
 REDUCED = PAPER | {"image_size": 64, "lr": 0.01, "source": "vit-s14", "precision": "float32"}
