@@ -30,8 +30,11 @@ else
             echo "could not make .venv; on Debian and Ubuntu: apt install python3-venv" >&2
             exit 1
         }
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock || exit 1
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || exit 1
+        _pip=".venv/bin/python -m pip --quiet --disable-pip-version-check"
+        # uv takes a third of pip's time, but knows nothing of pip's configuration: where it reaches no index, pip does it.
+        { $_pip install uv && .venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock; } ||
+            { echo "Installing with pip instead of uv"; $_pip install -r requirements.lock; } || exit 1
+        $_pip install --no-deps --editable . || exit 1
         touch "$_stamp"
     fi
     PY=$PWD/.venv/bin/python
