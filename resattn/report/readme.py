@@ -1,7 +1,6 @@
 """The parts of the README that are made from records, each between two marks. ``python -m resattn.report.readme`` writes them anew."""
 
 from resattn import paths
-from resattn.analysis.claims import claim_table
 from resattn.analysis.records import load_records, main_records, reduced_table, table3, to_markdown
 from resattn.files import atomic_write
 
@@ -12,7 +11,6 @@ def readme_parts() -> dict[str, str]:
     return {
         "table 3": to_markdown(table3(records)),
         "reduced table": to_markdown(reduced_table(records)),
-        "claims": to_markdown(claim_table()),
     }
 
 
