@@ -9,7 +9,8 @@ import pytest
 from resattn import paths
 from resattn.analysis.comparisons import control_figures, control_records
 from resattn.analysis.records import load_records, main_records
-from resattn.plots.results import result_figures, save_figure, use_style
+from resattn.plots.results import result_figures
+from resattn.plots.style import save_figure, use_style
 from resattn.report.readme import between_marks, readme_parts
 
 README = paths.CHECKOUT / "README.md"

@@ -21,7 +21,7 @@ from resattn.analysis.records import (
 )
 from resattn.experiments.controls import SAME_COMPUTE, SAME_PARAMETERS
 from resattn.files import file_name
-from resattn.plots.results import put_title
+from resattn.plots.style import put_title
 
 QUESTIONS = {
     "content": "Does the content of the map matter?",

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resattn.explore.inspect import SWEEP, Answer, Picture, View
-from resattn.plots.results import ATTENTION, CLASSIFICATION, STYLE
+from resattn.plots.style import ATTENTION, CLASSIFICATION, STYLE
 
 _WIDTH = 8.6  # inches
 _LINES = (("#222222", "-"), ("#0072b2", "--"), ("#d55e00", "-."), ("#009e73", ":"))

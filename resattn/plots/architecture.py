@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resattn.models.resattn import FORMS, ResAttnNet
 from resattn.models.stem import ResizedPatchStem
-from resattn.plots.results import ATTENTION, CLASSIFICATION
+from resattn.plots.style import ATTENTION, CLASSIFICATION
 
 _PITCH = 4.3  # distance between x(i-1) and x(i) in the drawing
 _SKIP_Y, _MASK_Y = -1.25, -2.6
