@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resattn.analysis.records import BASELINE
+from resattn.experiments.protocols import Network
 from resattn.files import atomic_write
 
 STYLE = {
@@ -29,8 +29,14 @@ STYLE = {
     "figure.facecolor": "white",
 }
 CLASSIFICATION, ATTENTION = "#c2457f", "#117a74"  # the paper's pink and teal, a step apart in lightness
-_FORM_COLOURS = {"printed": "#d55e00", "gated": "#0072b2", "scaled": "#cc79a7", "unmasked": "#e69f00"}
-_FORM_MARKERS = {"printed": "s", "gated": "o", "scaled": "v", "unmasked": "^"}
+_FORM_COLOURS = {
+    "printed": "#d55e00",
+    "gated": "#0072b2",
+    "residual": "#009e73",
+    "scaled": "#cc79a7",
+    "unmasked": "#e69f00",
+}
+_FORM_MARKERS = {"printed": "s", "gated": "o", "residual": "P", "scaled": "v", "unmasked": "^"}
 _A_LINES = {0.0: ":", 0.5: "--", 1.0: "-"}
 
 
@@ -50,15 +56,14 @@ def save_figure(figure: Figure, path: Path | str) -> list[Path]:
     return written
 
 
-def variant_style(variant: str) -> dict:
+def style_of(network: Network) -> dict:
     """Colour, line and marker of a network, the same in every figure."""
-    if variant == BASELINE:
+    if network.model == "resnet8" and network.widths == Network().widths:
         return {"color": "#222222", "linestyle": "-", "marker": "D"}
-    form, _, rest = variant.partition(" a=")
-    if form not in _FORM_COLOURS:  # another baseline
+    if network.form is None:  # another baseline
         return {"color": "#777777", "linestyle": "--", "marker": "X"}
-    line = _A_LINES.get(float(rest.split(" ")[0]), "-.")
-    return {"color": _FORM_COLOURS[form], "linestyle": line, "marker": _FORM_MARKERS[form]}
+    look = {"color": _FORM_COLOURS[network.form], "marker": _FORM_MARKERS[network.form]}
+    return look | {"linestyle": _A_LINES.get(network.a, "-.")}
 
 
 def put_title(ax: Axes, title: str) -> None:
