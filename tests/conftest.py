@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from resattn import TrainConfig, load_dataset, paths
-from resattn.analysis.records import load_records, table3, to_markdown
+from resattn.analysis.records import load_records
+from resattn.analysis.tables import table3, to_markdown
 from resattn.files import write_json
-from resattn.plots.results import result_figures, save_figure
+from resattn.plots.results import result_figures
+from resattn.plots.style import save_figure
 from resattn.report.page import build_report
 
 

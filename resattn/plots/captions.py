@@ -25,9 +25,9 @@ class Caption:
 # By file name without its ending. Figures appear in this order; one without a caption comes last, under its file name.
 CAPTIONS = {
     "architecture": Caption(
-        "The network in its two forms",
-        "A classification branch (pink) whose skip connections are gated by an attention branch (teal): above as Eq. 3–4 are "
-        "printed, below as the paper's text describes it. Notebook 02 draws it from the network itself.",
+        "The network in its three forms",
+        "A classification branch (pink) and the attention branch (teal) that masks it: the skip connections as Eq. 3–4 are printed, "
+        "the same as the text describes them, and the residual mappings, as the title says. Notebook 02 draws it from the network itself.",
     ),
     "blocks": Caption(
         "Stems and blocks",

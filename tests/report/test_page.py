@@ -14,7 +14,8 @@ from resattn.analysis.claims import claim_table
 from resattn.analysis.records import load_records, paired_differences, table3
 from resattn.config import TrainConfig
 from resattn.plots.captions import caption_of
-from resattn.plots.results import result_figures, save_figure
+from resattn.plots.results import result_figures
+from resattn.plots.style import save_figure
 from resattn.report.page import build_report, main, newest_records
 from resattn.report.pages import notebook_title, write_page
 from resattn.report.summary import facts_of, groups_of, signed
