@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import write_record
-from resattn.analysis.records import mean_interval
+from resattn.analysis.statistics import mean_interval
 from resattn.config import TrainConfig
 from resattn.training.trainer import train
 

@@ -1,5 +1,6 @@
 """What the tests share: a home of their own, the drawn shapes, and small image folders."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from resattn import TrainConfig, load_dataset, paths
-from resattn.analysis.records import load_records, table3, to_markdown
+from resattn.analysis.records import load_records
+from resattn.analysis.tables import table3, to_markdown
 from resattn.files import write_json
-from resattn.plots.results import result_figures, save_figure
+from resattn.plots.results import result_figures
+from resattn.plots.style import save_figure
 from resattn.report.page import build_report
 
 
@@ -61,24 +64,38 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def make_record() -> Callable[..., Path]:
+    """Write the record of a run that never was, as training would: the settings decide its name."""
+
+    def make(folder: Path, test_acc: float, history: list[float] | None = None, **settings) -> Path:
+        config = TrainConfig(**{"epochs": len(history or [0])} | settings)
+        history = history or [test_acc] * config.epochs
+        best = history.index(max(history))
+        epochs = [{"train_loss": 2 - value, "val_loss": 1.0, "val_acc": value} for value in history]
+        metrics = {"test_acc": test_acc, "test_acc_at_best_val": test_acc, "best_val_epoch": best + 1, "epochs": epochs}
+        record = {"config": config.identity(), "metrics": metrics, "parameters": 10}
+        record["environment"] = {"seconds": 1.0, "device": "test"}
+        return write_json(folder / f"{config.slug}.json", record)
+
+    return make
+
+
 HOSTILE = "q<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def hostile_report(tmp_path: Path) -> Path:
+def hostile_report(tmp_path: Path, make_record) -> Path:
     """A report whose data set, record fields, figures and notebooks are named by a tag with a script; none of it was escaped before."""
     for seed in range(3):
         for form in ("printed", "gated"):
-            config = TrainConfig(dataset=HOSTILE, form=form, a=1.0, source="saliency", seed=seed)
-            record = {
-                "config": config.identity(),
-                "metrics": {"test_acc": 0.5, "test_acc_at_best_val": 0.5}
-                | {"epochs": [{"train_loss": 1.0, "val_loss": 1.0, "val_acc": 0.5}]},
-                "parameters": 1,
-                "environment": {"seconds": 1.0, "device": HOSTILE, "revision": HOSTILE, "precision": HOSTILE},
-            }
+            path = make_record(
+                tmp_path / "records", 0.5, dataset=HOSTILE, form=form, a=1.0, source="saliency", seed=seed
+            )
+            record = json.loads(path.read_text(encoding="utf-8"))
+            record["environment"] |= dict.fromkeys(("device", "revision", "precision"), HOSTILE)
             for folder in ("records", f"records/{HOSTILE}", "records/controls"):
-                write_json(tmp_path / folder / f"{form}-{seed}-{HOSTILE}.json", record)
+                write_json(tmp_path / folder / path.name, record)
     records = load_records(tmp_path / "records")
     for name, figure in result_figures(records).items():
         save_figure(figure, tmp_path / "figures" / name)

@@ -1,8 +1,8 @@
-"""The paper's claims beside what was measured, and a verdict that follows from intervals alone.
+"""The paper's claims and the controls' questions beside what was measured: every row of ``COMPARISONS`` judged by one rule.
 
-A claim of the form "this is better than that" is judged by the paired difference and its 95 % interval: it *holds* where the
-interval lies above zero, *does not hold* where it lies below, or where it reaches zero and excludes a gain of the size the paper
-reports; otherwise nobody *can tell*. Nothing here is written by hand but the claims.
+A verdict speaks about the sign of a difference paired by seed, at the protocol named beside it: *supported* or *contradicted* where
+the paired t test rejects "no difference" at 5 % after Holm's correction over all comparisons of one question, data set and protocol,
+else *undecided*. Whether a size that the paper reports lies inside the 95 % interval is said apart from that.
 """
 
 from pathlib import Path
@@ -11,156 +11,236 @@ import numpy as np
 import pandas as pd
 
 from resattn import paths
-from resattn.analysis.comparisons import signed
-from resattn.analysis.control_claims import NAMES, control_claims
-from resattn.analysis.records import (
-    BASELINE,
-    NOT_MEASURED,
-    PAPER_TABLE3,
-    load_records,
-    main_records,
-    mean_interval,
-    paired_difference,
-)
+from resattn.analysis.records import NOT_MEASURED, load_records, one_per_seed
+from resattn.analysis.search import best_against_paper, cosine_against_constant, load_searches
+from resattn.analysis.statistics import direction, holm, p_value, paired_difference, signed, size, verdict
+from resattn.analysis.tables import epochs_to_reach
+from resattn.config import PAPER
+from resattn.experiments.protocols import COMPARISONS, PAPER_TABLE3, QUESTIONS, Network
 
-_BASES = {"printed": "printed a=0", "gated": BASELINE}  # what each form is at a = 0
-COLUMNS = ["measured", "verdict", "evidence"]
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+SEARCH_QUESTIONS = {
+    "recipe": "Is Table 1's learning rate the best that a random search finds?",
+    "schedule": "Is cosine decay better than a constant learning rate?",
+}
+_NO_EVIDENCE = {"checks", "tuning"}  # folders of trials that were made to choose settings
+_UNITS = {"accuracy": "points", "epochs": "epochs"}
+_COLUMNS = [
+    "dataset",
+    "protocol",
+    "preset",
+    "words",
+    "question",
+    "one",
+    "other",
+    "claim",
+    "claimed",
+    "place",
+    "metric",
+    "better",
+    "folder",
+    "seeds",
+    "mean",
+    "half",
+    "p",
+    "looked_at",
+    "direction",
+    "size",
+    "significant",
+]
+
+
+def differences(records: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison that records allow, in the order of ``COMPARISONS``, paired by seed within one data set and protocol.
+
+    Returns:
+        Columns "dataset", "protocol", "preset", "words" (the protocol for people), "question", "one", "other", "claim" (the pair for people),
+        "claimed" (gain that the paper reports, or NaN), "place" (in the paper, or ""), "metric", "better", "seeds", "mean" and
+        "half" (of the 95 % interval, in points or epochs; half is NaN for one seed), "p" (adjusted), "looked_at" (comparisons it
+        is adjusted for), "direction", "size", "significant", "folder" (of the records).
+    """
+    rows = []
+    records = one_per_seed(records)
+    records = records.assign(accuracy=100 * records["test_acc"], epochs_needed=records["history"].map(epochs_to_reach))
+    for (dataset, protocol), group in records.groupby(["dataset", "protocol"]):
+        runs = {one: own.set_index("seed") for one, own in group.groupby("network")}
+        about = {"dataset": dataset, "protocol": protocol, "preset": group["preset"].iloc[0], "words": _words(group)}
+        for row in COMPARISONS:
+            if row.one in runs and row.other in runs:
+                one, other = runs[row.one], runs[row.other]
+                column = "accuracy" if row.metric == "accuracy" else "epochs_needed"
+                seeds, mean, half = paired_difference(one[column], other[column])
+                said = {"claim": pair_name(row.one, row.other), "claimed": row.claimed.get(dataset, np.nan)}
+                said |= {"folder": str(Path(one["path"].iloc[0]).parent), "seeds": seeds, "mean": mean, "half": half}
+                rows += [about | row._asdict() | said] if seeds else []
+    return _judged(rows)
+
+
+def pair_name(one: Network, other: Network) -> str:
+    """A comparison for people: "gated a=1: saliency − uniform" where only the maps differ, else both names."""
+    if one.bare == other.bare:
+        return f"{one.variant}: {one.maps} − {other.maps}"
+    return f"{one.name} − {other.name}"
+
+
+def interval_text(row) -> str:
+    """Difference, interval and seeds of a row of :func:`differences`: "+1.30 ± 1.32 (3)"."""
+    return f"{signed(row.mean, row.half)} ({row.seeds})"
+
+
+def answer(table: pd.DataFrame, question: str) -> str:
+    """What :func:`differences` say to one question, protocol by protocol: how many were looked at, and a line for each."""
+    parts = []
+    for _, rows in table[table["question"] == question].groupby(["dataset", "protocol"], sort=False):
+        words = rows["words"].iloc[0]
+        clear = int(rows["significant"].sum())
+        lines = [f"{words}: {clear} of {len(rows)} differences are significant after Holm's correction"]
+        width = max(map(len, rows["claim"]))
+        lines += [
+            f"  {row.claim:{width}s}  {interval_text(row)}  {verdict(row.mean, row.half, row.p, row.better)}"
+            for row in rows.itertuples()
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "No records yet."
 
 
 def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
-    """Every claim of the paper with what was measured and the verdict, as text; evidence as Markdown links from the checkout.
+    """Every comparison with records, and what the paper claims and nobody ran, as text; evidence as Markdown links.
 
     Args:
-        results: folder of records, those of controls, searches and Table 3 with the recipe found in ``controls``, ``search`` and
-            ``recipe`` below it; what is missing
-            leaves its cells "not measured yet".
+        results: folder of records, with those of searches in ``search`` below it; trials in ``checks`` and ``tuning`` do not count.
 
     Returns:
-        Indexed by "the paper says", columns "measured", "verdict", "evidence"; a cell has a line for each difference.
+        Indexed by "claim" (the first is better than the second), columns "protocol", "difference", "direction", "reported gain",
+        "evidence", "question" (a key of ``QUESTIONS`` or ``SEARCH_QUESTIONS``), "place" (in the paper) and "looked_at" (number of
+        comparisons that share Holm's correction).
     """
-    records = main_records(load_records(results))
-    rows = {}
-    for dataset, paper in PAPER_TABLE3.items():
-        name = NAMES[dataset]
-        numbers = ", ".join(f"{value:.1f}" for value in paper.values())
-        for form, base in _BASES.items():
-            claim = f"{name}: accuracy rises with *a* ({numbers} % at 0, 0.5, 1); {form} form, against {base}"
-            rows[claim] = _gains(records, dataset, form, base, paper)
-    rows["*a* = 0 is a standard ResNet (Sec. 3.5); printed form against ResNet8"] = _standard(records)
-    for dataset in PAPER_TABLE3:
-        rows[f"{NAMES[dataset]}: training converges faster with higher *a* (Sec. 5.3)"] = _convergence(records, dataset)
-    rows |= control_claims(results)
-    again = main_records(load_records(results / "recipe"))
-    for dataset in [dataset for dataset in PAPER_TABLE3 if dataset in set(again["dataset"])]:
-        for form, base in _BASES.items():
-            claim = f"{NAMES[dataset]}: accuracy rises with *a*, with the recipe of our own search; {form} form, against {base}"
-            measured, judged, _ = _gains(again, dataset, form, base, PAPER_TABLE3[dataset])
-            rows[claim] = measured, judged, "[05](notebooks/05_hyperparameters.ipynb), [records](results/recipe)"
-    return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("the paper says")
+    records = load_records(results)
+    table = differences(records.loc[[Path(path).parent.name not in _NO_EVIDENCE for path in records["path"]]])
+    searched = _search_differences(load_searches(results / "search")).assign(folder=str(results / "search"))
+    rows = [_text(row, results) for part in (table, searched) for row in part.itertuples()]
+    for question in ("accuracy", "convergence"):
+        for dataset in [name for name in PAPER_TABLE3 if name not in set(table["dataset"])]:
+            missing = {"claim": "a > 0 − a = 0", "protocol": DATASETS[dataset], "evidence": _notebook(question)}
+            rows.append(missing | dict.fromkeys(("difference", "direction"), NOT_MEASURED) | {"question": question})
+    order = [*QUESTIONS, *SEARCH_QUESTIONS]
+    columns = [
+        "claim",
+        "protocol",
+        "difference",
+        "direction",
+        "reported gain",
+        "evidence",
+        "question",
+        "place",
+        "looked_at",
+    ]
+    frame = pd.DataFrame(rows, columns=columns).fillna({"looked_at": 0, "reported gain": "", "place": ""})
+    return frame.sort_values("question", key=lambda column: column.map(order.index), kind="stable").set_index("claim")
 
 
-def epochs_to_reach(history: list[dict], share: float = 0.95) -> float:
-    """Epochs until the validation accuracy first reaches ``share`` of its last value, linear between epochs, from 0 at 0."""
-    accuracies = [0.0, *(entry["val_acc"] for entry in history)]
-    goal = share * accuracies[-1]
-    after = next(i for i, value in enumerate(accuracies) if value >= goal)
-    if after == 0:
-        return 0.0
-    below, above = accuracies[after - 1], accuracies[after]
-    return after - 1 + (goal - below) / (above - below)
+def claims_page(results: Path = paths.RESULTS) -> str:
+    """``results/CLAIMS.md``: the claim table, question by question."""
+    from resattn.analysis.tables import to_markdown
+
+    table, parts = claim_table(results), [_INTRODUCTION]
+    for question, text in (QUESTIONS | SEARCH_QUESTIONS).items():
+        rows = table[table["question"] == question]
+        if len(rows):
+            looked = rows.groupby("protocol", sort=False)["looked_at"].first()
+            counted = "; ".join(f"{name}: {number:.0f}" for name, number in looked.items() if number)
+            places = ", ".join(sorted(set(rows["place"]) - {""})) or "Not in the paper"
+            intervals = f" Comparisons looked at: {counted}." if counted else ""
+            shown = rows.drop(columns=["question", "place", "looked_at"])
+            parts.append(f"## {text}\n\n{places}.{intervals}\n\n{to_markdown(shown)}")
+    return "\n\n".join(parts).replace("](", "](../").replace("](../http", "](http") + "\n"
 
 
-def convergence_table(records: pd.DataFrame, share: float = 0.95) -> pd.DataFrame:
-    """How soon each network gets near its end, and how far it is after one epoch; means with 95 % half-widths over seeds.
+_INTRODUCTION = """# Claims
 
-    Args:
-        records: of one protocol a data set (:func:`resattn.analysis.records.main_records`).
-        share: of the last epoch's validation accuracy.
+Made from the records by `python -m resattn.report.readme`; do not edit.
 
-    Returns:
-        Columns "dataset", "variant", "seeds", "epochs" and "epochs half" (:func:`epochs_to_reach`), "first loss" and "first loss
-        half" (training loss of the first epoch, nats), "first accuracy" and "first accuracy half" (validation, after it, percent).
-    """
-    rows = []
-    for (dataset, variant), runs in records.groupby(["dataset", "variant"], sort=False):
-        histories = list(runs["history"])
-        epochs = mean_interval(epochs_to_reach(history, share) for history in histories)
-        loss = mean_interval(history[0]["train_loss"] for history in histories)
-        accuracy = mean_interval(100 * history[0]["val_acc"] for history in histories)
-        rows.append((dataset, variant, len(runs), *epochs, *loss, *accuracy))
-    measured = ["epochs", "epochs half", "first loss", "first loss half", "first accuracy", "first accuracy half"]
-    return pd.DataFrame(rows, columns=["dataset", "variant", "seeds", *measured])
+Each row says that the first network is better than the second, and how much it was: a difference paired by seed, with its 95 % interval
+and the number of seeds. *Supported* and *contradicted* mean that the sign is clear **at the protocol named in the row**: the paired t
+test rejects "no difference" at 5 % after Holm's correction over all comparisons of one question, data set and protocol. A few epochs
+at 64 pixels can support a claim, or fail to, at that protocol; they cannot refute Table 3, which is 100 epochs at 224 pixels. Where
+nothing is distinguished, the row says which differences its interval excludes. *Reported gain* is the paper's, and where it
+lies: *inside* the interval, or *above* or *below* it. Epochs are those until the validation accuracy first reaches 95 % of its last value.
+
+Protocols are the presets of `resattn/config.py`, or in words. Rows with another weight decay than Table 1's have the best recipe of our
+own search on CIFAR-10 (`results/recipe`). That search saw ResNet8 alone, so the recipe may suit the other networks less."""
 
 
-def verdict(mean: float, half: float, claimed: float) -> str:
-    """Judge a claimed gain by the mean difference and the half-width of its interval; all three in the same unit."""
-    if not np.isfinite(half):
-        return "cannot tell (one seed)"
-    if mean - half > 0:
-        return "holds" if mean + half >= claimed else "holds, but smaller than reported"
-    if mean + half < 0:
-        return "does not hold: the opposite"
-    return "does not hold: a gain of the reported size is excluded" if mean + half < claimed else "cannot tell"
-
-
-def _gains(
-    records: pd.DataFrame, dataset: str, form: str, base: str, paper: dict[float, float]
-) -> tuple[str, str, str]:
-    said, judged = [], []
-    for a in (0.5, 1.0):
-        seeds, mean, half = _difference(records, dataset, f"{form} a={a:g}", base, "test_acc")
-        if seeds:
-            said.append(f"*a* = {a:g}: {signed(mean, half)} points")
-            judged.append(f"*a* = {a:g}: {verdict(mean, half, paper[a] - paper[0.0])}")
-    if not said:
-        return NOT_MEASURED, NOT_MEASURED, _evidence("accuracy", dataset)
-    return "\n".join(said) + _protocol(records, dataset), "\n".join(judged), _evidence("accuracy", dataset)
-
-
-def _standard(records: pd.DataFrame) -> tuple[str, str, str]:
-    said, standard = [], True
-    for dataset in PAPER_TABLE3:
-        seeds, mean, half = _difference(records, dataset, "printed a=0", BASELINE, "test_acc")
-        if seeds:
-            said.append(f"{NAMES[dataset]}: {signed(mean, half)} points{_protocol(records, dataset)}")
-            standard &= not abs(mean) > half
-    measured = "\n".join(["printed *a* = 0 has no skip connection; gated *a* = 0 is ResNet8 to the last bit", *said])
-    judged = "holds for the gated form alone" + (
-        "" if standard or not said else "; the missing skips can be seen in the accuracy"
+def _judged(rows: list[dict]) -> pd.DataFrame:
+    """Rows with a difference, its interval and what is claimed, each with its verdict."""
+    table = pd.DataFrame(
+        rows, columns=[name for name in _COLUMNS if name not in ("p", "looked_at", "direction", "size")]
     )
-    return measured, judged, "[02](notebooks/02_architecture.ipynb), [04](notebooks/04_figures.ipynb)"
+    table["p"] = [p_value(*row) for row in zip(table["seeds"], table["mean"], table["half"], strict=True)]
+    families = table.groupby(["dataset", "protocol", "question"])["p"]
+    table["p"], table["looked_at"] = families.transform(lambda p: holm(p)), families.transform("size")
+    for name, judge, arguments in (
+        ("direction", direction, ("mean", "p", "better")),
+        ("size", size, ("mean", "half", "claimed")),
+    ):
+        table[name] = [judge(*row) for row in zip(*(table[argument] for argument in arguments), strict=True)]
+    return table.assign(significant=table["direction"] != "undecided")[_COLUMNS]
 
 
-def _convergence(records: pd.DataFrame, dataset: str) -> tuple[str, str, str]:
-    said, judged = [], NOT_MEASURED
-    for variant, base in (("gated a=1", BASELINE), ("printed a=1", "printed a=0")):
-        seeds, mean, half = _difference(records, dataset, variant, base, "epochs_to_reach")
-        if seeds:
-            said.append(f"{variant} needs {signed(mean, half)} epochs against {base}")
-            judged = "cannot tell" if not abs(mean) > half else "holds" if mean < 0 else "does not hold: the opposite"
-    if not said:
-        return NOT_MEASURED, NOT_MEASURED, _evidence("curves", dataset)
-    measured = "\n".join(said) + "\nto 95 % of its last validation accuracy" + _protocol(records, dataset)
-    return measured, f"{judged} (printed form)", _evidence("curves", dataset)
+def _search_differences(trials: pd.DataFrame) -> pd.DataFrame:
+    """The answers of searches as rows like those of :func:`differences`."""
+    rows = []
+    for question, table, place, better in (
+        ("recipe", best_against_paper(trials), "Sec. 5.1, Table 1", -1),
+        ("schedule", cosine_against_constant(trials), "", 1),
+    ):
+        for row in table[table["seeds"] > 0].itertuples():
+            pair = (
+                "best recipe found − Table 1's"
+                if question == "recipe"
+                else "cosine − constant, each at its best recipe"
+            )
+            schedule = f", {row.schedule}" if question == "recipe" else ""
+            about = {"dataset": row.dataset, "protocol": row.protocol, "preset": "other", "question": question}
+            search = trials[trials["protocol"] == row.protocol].iloc[0]
+            words = f"{DATASETS.get(row.dataset, row.dataset)}, {search.image_size} pixels, {search.epochs} epochs, validation"
+            about |= {"claim": f"{row.network}{schedule}: {pair}", "claimed": np.nan, "place": place, "words": words}
+            rows.append(
+                about | {"metric": "accuracy", "better": better, "seeds": row.seeds, "mean": row.mean, "half": row.half}
+            )
+    return _judged(rows)
 
 
-def _difference(records: pd.DataFrame, dataset: str, one: str, other: str, metric: str) -> tuple[int, float, float]:
-    """Seeds both have, mean difference and half-width of its 95 % interval; no seeds where one of them was not run."""
-    runs = records[records["dataset"] == dataset].copy()
-    runs["epochs_to_reach"] = [epochs_to_reach(history) for history in runs["history"]]
-    one_run, other_run = (runs[runs["variant"] == variant].set_index("seed")[metric] for variant in (one, other))
-    seeds, mean, half = paired_difference(one_run, other_run)
-    return (seeds, mean, half) if metric == "test_acc" else (seeds, mean / 100, half / 100)  # points, or epochs
+def _text(row, results: Path) -> dict:
+    reported = f"{row.claimed:+.1f}" if row.claimed else "none"
+    folder = (Path("results") / Path(row.folder).relative_to(results)).as_posix()
+    return {
+        "claim": row.claim,
+        "protocol": row.words,
+        "difference": f"{signed(row.mean, row.half)} {_UNITS[row.metric]} ({row.seeds})",
+        "direction": verdict(row.mean, row.half, row.p, row.better),
+        "reported gain": ", ".join(part for part in (reported, row.size) if part) if np.isfinite(row.claimed) else "",
+        "evidence": f"{_notebook(row.question)}, [records]({folder})",
+        "question": row.question,
+        "place": row.place,
+        "looked_at": row.looked_at,
+    }
 
 
-def _protocol(records: pd.DataFrame, dataset: str) -> str:
-    runs = records[records["dataset"] == dataset]
-    kind = "paper's settings" if runs["full"].all() else "reduced protocol"
-    seeds = runs["seed"].nunique()
-    return f" ({kind}, {seeds} seed{'s' if seeds > 1 else ''})"
+def _words(runs: pd.DataFrame) -> str:
+    """Data set and protocol of runs that share both, for people: in words where it is no preset."""
+    run = runs.iloc[0]
+    about = [DATASETS.get(run.dataset, run.dataset)]
+    if run.preset != "other":
+        return f"{about[0]}, {run.preset}"
+    about += [f"{run.image_size} pixels", f"{run.epochs} epochs", f"learning rate {run.lr:.3g}"]
+    return ", ".join(
+        about + ([f"weight decay {run.weight_decay:.2g}"] if run.weight_decay != PAPER["weight_decay"] else [])
+    )
 
 
-def _evidence(figure: str, dataset: str) -> str:
-    drawn = f"figures/{figure}-{dataset}.png"
-    links = ["[04](notebooks/04_figures.ipynb)", "[records](results)"]
-    return ", ".join([links[0], *([f"[figure]({drawn})"] if (paths.CHECKOUT / drawn).exists() else []), links[1]])
+def _notebook(question: str) -> str:
+    known = {"recipe": "05_hyperparameters", "schedule": "05_hyperparameters", "standard": "02_architecture"}
+    known |= dict.fromkeys(("accuracy", "convergence"), "04_figures")
+    name = known.get(question, "06_controls")
+    return f"[{name[:2]}](notebooks/{name}.ipynb)"

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from resattn.analysis.records import NOT_MEASURED, mean_interval, variant_name, variant_order
+from resattn.analysis.records import NOT_MEASURED
+from resattn.analysis.statistics import mean_interval
 from resattn.config import PAPER
+from resattn.experiments.protocols import network
 
 GROUP = ["dataset", "protocol", "network", "schedule"]
 _NOT_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "schedule"}
@@ -36,7 +38,7 @@ def load_searches(folder: Path | str) -> pd.DataFrame:
 
 
 def search_trials(record: dict) -> pd.DataFrame:
-    """The trials of one record: columns "dataset", "protocol" (text), "image_size", "epochs", "network", "schedule", "stage", "lr",
+    """The trials of one record: columns "dataset", "protocol" (text), "image_size", "epochs", "network" (without maps), "schedule", "stage", "lr",
     "weight_decay", "seed", "val_acc" (fraction, after the last epoch; 0 where the loss was lost), "val_loss", "diverged", "seconds".
     """
     config = record["config"]
@@ -49,7 +51,7 @@ def search_trials(record: dict) -> pd.DataFrame:
             {name: trial[name] for name in ("stage", "lr", "weight_decay", "seed", "seconds")}
             | {name: config[name] for name in ("dataset", "schedule", "image_size", "epochs")}
             | {"protocol": ", ".join(f"{k}={v}" for k, v in sorted(config.items()) if k not in _NOT_PROTOCOL)}
-            | {"network": variant_name(config), "diverged": diverged}
+            | {"network": network(**config).bare, "diverged": diverged}
             | {name: last[name] for name in ("val_acc", "val_loss")}
         )
     return pd.DataFrame(rows, columns=columns)
@@ -147,9 +149,8 @@ _PAPER_RECIPE = (PAPER["lr"], PAPER["weight_decay"])
 
 def _searches(trials: pd.DataFrame):
     """Groups of one search each, the baseline first."""
-    order = {network: i for i, network in enumerate(variant_order(trials["network"]))}
     groups = list(trials.groupby(GROUP, sort=False))
-    return sorted(groups, key=lambda pair: (*pair[0][:2], order[pair[0][2]], pair[0][3] != "cosine"))
+    return sorted(groups, key=lambda pair: (*pair[0][:3], pair[0][3] != "cosine"))
 
 
 def _by_seed(trials: pd.DataFrame, lr: float, weight_decay: float) -> pd.Series:

@@ -1,125 +1,18 @@
-"""Every figure. One style, colours that survive greyscale and colour blindness, PNG and SVG that come out the same twice."""
+"""Figures drawn from records: accuracies, learning curves, differences, the log of a self-distillation."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from resattn.analysis.records import BASELINE, PAPER_TABLE3, accuracy_table, describe_protocol, variant_order
-from resattn.files import atomic_write, file_name
-
-STYLE = {
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "savefig.bbox": "tight",
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "image.interpolation": "nearest",
-    "svg.hashsalt": "resattn",
-    "figure.facecolor": "white",
-}
-CLASSIFICATION, ATTENTION = "#c2457f", "#117a74"  # the paper's pink and teal, a step apart in lightness
-_FORM_COLOURS = {"printed": "#d55e00", "gated": "#0072b2", "scaled": "#cc79a7", "unmasked": "#e69f00"}
-_FORM_MARKERS = {"printed": "s", "gated": "o", "scaled": "v", "unmasked": "^"}
-_A_LINES = {0.0: ":", 0.5: "--", 1.0: "-"}
-
-
-def use_style() -> None:
-    """Set the shared style for all figures of this process."""
-    plt.rcParams.update(STYLE)
-
-
-def save_figure(figure: Figure, path: Path | str) -> list[Path]:
-    """Write ``path``.png and ``path``.svg; the same figure gives the same bytes each time."""
-    written = []
-    with plt.rc_context(STYLE):
-        for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-            target = Path(f"{path}.{suffix}")
-            write = lambda partial, kind=suffix, about=metadata: figure.savefig(partial, format=kind, metadata=about)  # noqa: E731
-            written.append(atomic_write(target, write))
-    return written
-
-
-def variant_style(variant: str) -> dict:
-    """Colour, line and marker of a network, the same in every figure."""
-    if variant == BASELINE:
-        return {"color": "#222222", "linestyle": "-", "marker": "D"}
-    form, _, rest = variant.partition(" a=")
-    if form not in _FORM_COLOURS:  # another baseline
-        return {"color": "#777777", "linestyle": "--", "marker": "X"}
-    line = _A_LINES.get(float(rest.split(" ")[0]), "-.")
-    return {"color": _FORM_COLOURS[form], "linestyle": line, "marker": _FORM_MARKERS[form]}
-
-
-def image_grid(images: Tensor, rows: dict[str, Tensor], overlay: bool = False) -> Figure:
-    """Images in the first row, one row of maps below for each entry of ``rows`` (Fig. 4).
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        rows: float (N, 1, h, w) in [0, 1] by name.
-        overlay: draw maps over the darkened grey image instead of on their own.
-    """
-    n = len(images)
-    figure, axes = plt.subplots(1 + len(rows), n, figsize=(1.05 * n + 0.9, 1.05 * (1 + len(rows))), squeeze=False)
-    pictures = images.permute(0, 2, 3, 1).numpy()
-    for j in range(n):
-        axes[0, j].imshow(pictures[j])
-        for i, maps in enumerate(rows.values(), 1):
-            if overlay:
-                side = pictures[j].shape[:2]
-                axes[i, j].imshow(
-                    pictures[j].mean(2), cmap="gray", vmin=-100, vmax=400, extent=(0, side[1], side[0], 0)
-                )
-                axes[i, j].imshow(
-                    maps[j, 0].numpy(), cmap="magma", vmin=0, vmax=1, alpha=0.65, extent=(0, side[1], side[0], 0)
-                )
-            else:
-                axes[i, j].imshow(maps[j, 0].numpy(), cmap="magma", vmin=0, vmax=1)
-    for i, name in enumerate(["image", *rows]):
-        axes[i, 0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
-    bare(axes)
-    figure.subplots_adjust(wspace=0.06, hspace=0.06)
-    return figure
-
-
-def heads_figure(images: Tensor, heads: Tensor, aggregated: Tensor, masks: Tensor | None = None) -> Figure:
-    """For each image a row: the image, the map of every head, their aggregate (Sec. 5.2), and the true object if known.
-
-    Args:
-        images: uint8 (N, 3, H, W).
-        heads: float (N, heads, h, w) in [0, 1].
-        aggregated: float (N, 1, h, w) in [0, 1].
-        masks: float (N, 1, H, W) in [0, 1], or None.
-    """
-    n, n_heads = heads.shape[:2]
-    columns = {f"head {k}": heads[:, k] for k in range(n_heads)} | {"mean": aggregated[:, 0]}
-    if masks is not None:
-        columns["object"] = masks[:, 0]
-    figure, axes = plt.subplots(
-        n, len(columns) + 1, figsize=(0.95 * (len(columns) + 1), 0.98 * n + 0.25), squeeze=False
-    )
-    for i in range(n):
-        axes[i, 0].imshow(images[i].permute(1, 2, 0).numpy())
-        for ax, maps in zip(axes[i, 1:], columns.values(), strict=True):
-            ax.imshow(maps[i].numpy(), cmap="magma", vmin=0, vmax=1)
-    for ax, title in zip(axes[0], ["image", *columns], strict=True):
-        ax.set_title(title, fontsize=8)
-    bare(axes)
-    figure.subplots_adjust(wspace=0.06, hspace=0.06)
-    return figure
+from resattn.analysis.claims import differences, interval_text
+from resattn.analysis.records import describe_protocol
+from resattn.analysis.tables import accuracy_table
+from resattn.experiments.protocols import PAPER_TABLE3, QUESTIONS
+from resattn.files import file_name
+from resattn.plots.style import put_title, style_of
 
 
 def distillation_figure(record: dict) -> Figure:
@@ -160,68 +53,48 @@ def distillation_figure(record: dict) -> Figure:
     return figure
 
 
-def masks_figure(image: Tensor, attention: Tensor, masks: Sequence[Tensor], channels: int = 8) -> Figure:
-    """One image, its attention map, and for each learned mask its mean and its first channels.
-
-    Args:
-        image: uint8 (3, H, W).
-        attention: float (1, h, w) in [0, 1].
-        masks: float (C, H, W) each, in [0, 1].
-    """
-    figure, axes = plt.subplots(
-        len(masks),
-        channels + 4,
-        figsize=(0.92 * (channels + 3.5), 1.05 * len(masks)),
-        width_ratios=[1, 1, 0.5] + [1] * (channels + 1),
-        squeeze=False,
-    )
-    axes[0, 0].imshow(image.permute(1, 2, 0).numpy())
-    axes[0, 1].imshow(attention[0].numpy(), cmap="magma", vmin=0, vmax=1)
-    for i, mask in enumerate(masks):
-        for ax, panel in zip(axes[i, 3:], [mask.mean(0), *mask[:channels]], strict=True):
-            ax.imshow(panel.numpy(), cmap="magma", vmin=0, vmax=1)
-        axes[i, 2].text(0.5, 0.5, f"$x_a^{{({i})}}$", ha="center", va="center", transform=axes[i, 2].transAxes)
-        for ax in axes[i, : 2 if i else 0]:
-            ax.set_visible(False)
-    for ax, title in zip(axes[0], ["image", "map", "", "mean", *(f"ch. {k}" for k in range(channels))], strict=True):
-        ax.set_title(title, fontsize=8)
-    bare(axes)
-    figure.subplots_adjust(wspace=0.06, hspace=0.08)
-    return figure
-
-
 def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
-    """Every figure made from records, by file name: accuracy and learning curves for each data set."""
+    """Accuracy and learning curves of each data set by file name; records as :func:`resattn.analysis.records.main_records` gives them."""
     figures = {}
     for dataset, runs in records.groupby("dataset"):
-        reduced = dataset in PAPER_TABLE3 and not runs["full"].all()
-        seeds = runs.groupby("variant")["seed"].nunique().max()
-        title = f"{dataset}{', reduced protocol' if reduced else ''}\n{describe_protocol(runs)}, {seeds} seed{'s' if seeds > 1 else ''}"
+        title = _title(runs, describe_protocol(runs))
         figures[f"accuracy-{file_name(dataset)}"] = accuracy_figure(runs, title)
         figures[f"curves-{file_name(dataset)}"] = learning_curves(runs, title)
+    return figures
+
+
+def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
+    """A forest plot for each data set by file name; of several protocols, of the one with most comparisons."""
+    figures, table = {}, differences(records)
+    for dataset, rows in table[table["metric"] == "accuracy"].groupby("dataset"):
+        protocol = rows["protocol"].mode().iloc[0]
+        runs = records[(records["dataset"] == dataset) & (records["protocol"] == protocol)]
+        title = _title(runs, describe_protocol(runs, maps=False))
+        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], title)
     return figures
 
 
 def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
     """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval.
 
-    The paper's number is a grey cross, where the runs have the paper's settings.
+    The paper's number is a grey cross, where the runs have the paper's settings. Where networks have different numbers of seeds, each
+    says its own.
     """
     table = accuracy_table(runs)
-    variants = variant_order(runs["variant"])
-    figure, ax = plt.subplots(figsize=(7, 3.3))
-    for i, variant in enumerate(variants):
-        style = variant_style(variant)
-        row = table[table["variant"] == variant].iloc[0]
-        values = 100 * runs.loc[runs["variant"] == variant, "test_acc"]
-        ax.plot(values, np.full(len(values), i - 0.22), "|", color=style["color"], markersize=9, alpha=0.8)
-        half = None if np.isnan(row["half"]) else row["half"]
+    figure, ax = plt.subplots(figsize=(7, 0.36 * len(table) + 1.1))
+    for i, row in enumerate(table.itertuples()):
+        style = style_of(row.network)
+        values = 100 * runs.loc[runs["network"] == row.network, "test_acc"]
+        ax.plot(values, np.full(len(values), i - 0.24), "|", color=style["color"], markersize=8, alpha=0.8)
+        half = None if np.isnan(row.half) else row.half
         look = {"color": style["color"], "marker": style["marker"], "markersize": 6, "capsize": 3, "linewidth": 1.6}
-        ax.errorbar(row["mean"], i, xerr=half, **look)
-        if np.isfinite(row["paper"]) and runs["full"].all():  # other settings reach other levels
-            ax.plot(row["paper"], i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
-    ax.set_yticks(range(len(variants)), variants)
-    ax.set_ylim(len(variants) - 0.5, -0.7)
+        ax.errorbar(row.mean, i, xerr=half, **look)
+        if np.isfinite(row.paper) and runs["full"].all():  # other settings reach other levels
+            ax.plot(row.paper, i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
+    each = "" if table["seeds"].nunique() == 1 else " ({} seeds)"
+    labels = [row.variant + each.format(row.seeds) for row in table.itertuples()]
+    ax.set_yticks(range(len(table)), labels)
+    ax.set_ylim(len(table) - 0.5, -0.7)
     low, high = ax.get_xlim()
     ax.set(xlabel="test accuracy (%)", xlim=(max(low, 0), min(high, 100)))
     put_title(ax, title)
@@ -233,23 +106,14 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
 def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
     """Training loss and validation accuracy by epoch: mean over seeds, and the band from the lowest to the highest seed."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4))
-    for variant in variant_order(records["variant"]):
-        histories = records.loc[records["variant"] == variant, "history"]
-        shortest = min(map(len, histories))
-        style = variant_style(variant)
+    for network in sorted(set(records["network"])):
+        histories, style = records.loc[records["network"] == network, "history"], style_of(network)
         for ax, key, scale in ((axes[0], "train_loss", 1), (axes[1], "val_acc", 100)):
-            values = scale * np.array([[entry[key] for entry in history[:shortest]] for history in histories])
-            epochs = np.arange(1, shortest + 1)
+            values = scale * np.array([[entry[key] for entry in history] for history in histories])
+            epochs = np.arange(1, values.shape[1] + 1)
             ax.fill_between(epochs, values.min(0), values.max(0), color=style["color"], alpha=0.1, linewidth=0)
-            ax.plot(
-                epochs,
-                values.mean(0),
-                label=variant,
-                markersize=4,
-                markevery=max(1, shortest // 8),
-                linewidth=1.6,
-                **style,
-            )
+            look = style | {"markersize": 4, "markevery": max(1, len(epochs) // 8), "linewidth": 1.6}
+            ax.plot(epochs, values.mean(0), label=network.variant, **look)
     axes[0].set(xlabel="epoch", ylabel="training loss (nats)")
     put_title(axes[0], title)
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
@@ -258,6 +122,60 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
     figure.legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     figure.tight_layout()
     return figure
+
+
+def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
+    """The differences of one data set and protocol, question by question, with 95 % intervals.
+
+    Filled: significant after Holm's correction within the question. The axis is linear near 0 and logarithmic further out, so that
+    large and small effects fit one picture.
+
+    Args:
+        table: rows of :func:`resattn.analysis.claims.differences`, all in points.
+    """
+    n_lines = len(table) + 1.4 * table["question"].nunique()
+    figure, ax = plt.subplots(figsize=(8.6, 0.235 * n_lines + 0.9))
+    look = {"color": "#0072b2", "markersize": 5, "capsize": 2.5, "linewidth": 1.4, "marker": "o"}
+    beside = {"transform": ax.get_yaxis_transform(), "va": "center"}
+    y, labels = 0.0, {}
+    for i, (question, rows) in enumerate(table.groupby("question", sort=False)):
+        y += 0.4 * (i > 0)
+        ax.text(-0.012, y, QUESTIONS[question], fontsize=9, fontweight="bold", ha="right", **beside)
+        for row in rows.itertuples():
+            y += 1
+            half = row.half if np.isfinite(row.half) else None
+            face = look["color"] if row.significant else "white"
+            ax.errorbar(row.mean, y, xerr=half, markerfacecolor=face, **look)
+            ax.text(1.02, y, interval_text(row), fontsize=8, **beside)
+            labels[y] = row.claim
+        y += 1
+    ax.axvline(0, color="#777777", linewidth=1)
+    ax.set_yticks(list(labels), list(labels.values()), fontsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(y - 0.3, -0.8)
+    ax.set_xscale("asinh", linear_width=2)
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="difference in test accuracy (percentage points)", xlim=(low, high))
+    put_title(ax, title)
+    ax.grid(axis="y", visible=False)
+    figure.tight_layout()
+    return figure
+
+
+def _title(runs: pd.DataFrame, protocol: str) -> str:
+    """Data set, and below it the protocol and how many seeds the networks have."""
+    dataset, preset = runs["dataset"].iloc[0], runs["preset"].iloc[0]
+    seeds = runs.groupby("network")["seed"].nunique()
+    counted = (
+        f"{seeds.min()} to {seeds.max()} seeds"
+        if seeds.nunique() > 1
+        else f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''}"
+    )
+    named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
+    return f"{dataset}{named}\n{protocol}, {counted}"
 
 
 def live_curve(n_epochs: int) -> Callable[[list[dict]], None]:
@@ -296,24 +214,3 @@ def history_figure(history: list[dict], n_epochs: int | None = None) -> Figure:
         ax.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
     return figure
-
-
-def put_title(ax: Axes, title: str) -> None:
-    """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
-    first, _, rest = title.partition("\n")
-    ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold", parse_math=False)
-    if not rest:
-        return
-    note = ax.annotate(
-        rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8, color="#555555"
-    )
-    note.set_in_layout(False)  # it may run past its axis
-
-
-def bare(axes: np.ndarray) -> None:
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.grid(visible=False)
-        for spine in ax.spines.values():
-            spine.set_visible(False)

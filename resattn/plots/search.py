@@ -6,7 +6,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resattn.analysis.records import variant_order
 from resattn.analysis.search import best_trial
 from resattn.config import PAPER
 from resattn.files import file_name
@@ -32,7 +31,7 @@ def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
 
 def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     """Validation accuracy over learning rate and weight decay: a row a network, a column a schedule."""
-    networks = variant_order(trials["network"])
+    networks = sorted(set(trials["network"]))
     schedules = [name for name in _SCHEDULES if name in set(trials["schedule"])]
     searched = trials[trials["stage"] != "confirm"]
     size = (3.6 * len(schedules) + 1.1, 2.7 * len(networks) + 0.9)
@@ -69,7 +68,7 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
 
 def slices_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     """Validation accuracy against learning rate, a panel a network: every trial, and as a line the slice at the best weight decay."""
-    networks = variant_order(trials["network"])
+    networks = sorted(set(trials["network"]))
     figure, axes = plt.subplots(
         1,
         len(networks),
@@ -98,7 +97,7 @@ def slices_figure(trials: pd.DataFrame, title: str = "") -> Figure:
             dashes = "-" if schedule == "cosine" else "--"
             ax.plot(line["lr"], 100 * line["val_acc"], dashes, color=look["color"], marker=look["marker"], markersize=6)
         ax.axvline(PAPER["lr"], color="#777777", linestyle=":", linewidth=1.4)
-        ax.set(xscale="log", xlabel="learning rate", title=network)
+        ax.set(xscale="log", xlabel="learning rate", title=str(network))
     axes[0, 0].set(ylabel="validation accuracy (%)", ylim=(0, None))
     handles = [
         Line2D(

@@ -1,19 +1,22 @@
-"""The parts of the README that are made from records, each between two marks. ``python -m resattn.report.readme`` writes them anew."""
+"""What is made from records for readers: tables in the README, each between two marks, and ``results/CLAIMS.md``.
+
+``python -m resattn.report.readme`` writes them anew.
+"""
 
 from resattn import paths
-from resattn.analysis.claims import claim_table
-from resattn.analysis.records import load_records, main_records, reduced_table, table3, to_markdown
+from resattn.analysis.claims import claims_page
+from resattn.analysis.records import load_records
+from resattn.analysis.tables import reduced_table, table3, to_markdown
+from resattn.experiments.protocols import PAPER_TABLE3
 from resattn.files import atomic_write
 
 
 def readme_parts() -> dict[str, str]:
-    """Each made part of the README by its name, as Markdown."""
-    records = main_records(load_records(paths.RESULTS))
-    return {
-        "table 3": to_markdown(table3(records)),
-        "reduced table": to_markdown(reduced_table(records)),
-        "claims": to_markdown(claim_table()),
-    }
+    """Each made part of the README by its name, as Markdown: Table 3 at "reduced" where that has runs, else at the paper's protocol; and at "short"."""
+    records = load_records(paths.RESULTS)
+    reduced = records[(records["preset"] == "reduced") & records["dataset"].isin(PAPER_TABLE3)]
+    main = table3(reduced, "reduced") if len(reduced) else table3(records)
+    return {"table 3": to_markdown(main), "reduced table": to_markdown(reduced_table(records))}
 
 
 def between_marks(name: str, part: str) -> str:
@@ -22,7 +25,7 @@ def between_marks(name: str, part: str) -> str:
 
 
 def main() -> None:
-    """Write the made parts into the README.
+    """Write the made parts into the README, and ``results/CLAIMS.md``.
 
     Raises:
         ValueError: the README lacks the marks of a part.
@@ -36,7 +39,9 @@ def main() -> None:
             raise ValueError(f"README.md must hold the marks {first!r} and {last!r}")
         before, _, rest = text.partition(first)
         text = before + between_marks(name, part) + rest.partition(last)[2]
-    atomic_write(readme, lambda partial: partial.write_text(text, encoding="utf-8"))
+    claims = claims_page(paths.RESULTS)
+    for path, content in ((readme, text), (paths.RESULTS / "CLAIMS.md", claims)):
+        atomic_write(path, lambda partial, content=content: partial.write_text(content, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from resattn.analysis.records import (
 )
 from resattn.config import TrainConfig
 from resattn.experiments.controls import FOUR_HEADS
-from resattn.plots.results import variant_style
+from resattn.plots.style import variant_style
 
 
 def write_record(folder, test_acc, **settings):

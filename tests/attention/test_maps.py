@@ -11,7 +11,7 @@ from resattn.attention import maps as attention_module
 from resattn.attention.maps import aggregate_heads, border_contrast, dataset_maps, min_max, object_focus
 from resattn.attention.tiny import WEIGHTS
 from resattn.attention.vit import cls_attention, load_vit, vit_input
-from resattn.experiments.controls import FOUR_HEADS
+from resattn.experiments.protocols import FOUR_HEADS
 from resattn.files import load_arrays
 
 TINY = "vit_tiny_patch16_224"  # 3 heads, maps of 14x14

@@ -18,8 +18,8 @@ from resattn.analysis.search import answers, best_trial, cosine_against_constant
 from resattn.experiments import search as search_module
 from resattn.experiments.search import SearchPlan, main, search
 from resattn.experiments.search_queue import Point, PointQueue
-from resattn.plots.results import save_figure, use_style
 from resattn.plots.search import search_figures
+from resattn.plots.style import save_figure, use_style
 
 TINY = TrainConfig(dataset="birds", model="resnet8", epochs=2, image_size=8, batch_size=4, device="cpu")
 OPTIONS = ["--dataset", "birds", "--model", "resnet8", "--epochs", "2", "--image-size", "8", "--batch-size", "4"]

@@ -1,0 +1,97 @@
+"""Means, intervals and paired differences over seeds, and the one verdict that follows from them."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+LEVEL = 0.95
+
+
+def mean_interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
+    """Mean and half-width of Student's interval; the half-width is NaN for a single value.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    from scipy import stats  # here, because it takes a second to import
+
+    values = np.asarray(list(values), float)
+    if not len(values):
+        raise ValueError("values must not be empty")
+    if len(values) == 1:
+        return float(values[0]), float("nan")
+    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(half)
+
+
+def paired_difference(one: pd.Series, other: pd.Series) -> tuple[int, float, float]:
+    """Over the seeds that both have: how many, and mean and half-width (95 %) of ``one`` - ``other``.
+
+    Args:
+        one, other: indexed by seed, in one unit.
+
+    Raises:
+        ValueError: a seed is there twice.
+    """
+    if one.index.has_duplicates or other.index.has_duplicates:
+        raise ValueError(f"one and other must hold one run a seed, got seeds {list(one.index)} and {list(other.index)}")
+    pairs = (one - other).dropna()
+    return len(pairs), *(mean_interval(pairs) if len(pairs) else (np.nan, np.nan))
+
+
+def p_value(seeds: int, mean: float, half: float) -> float:
+    """Two-sided p of the paired t test that a mean with its 95 % interval belongs to; NaN for a single seed."""
+    from scipy import stats
+
+    if seeds < 2:
+        return float("nan")
+    if half == 0:
+        return float(mean == 0)
+    t = mean / half * stats.t.ppf(0.5 + LEVEL / 2, seeds - 1)
+    return float(2 * stats.t.sf(abs(t), seeds - 1))
+
+
+def holm(p_values: Iterable[float]) -> np.ndarray:
+    """P-values adjusted for how many there are (Holm 1979); NaN stays NaN and does not count."""
+    p = np.asarray(list(p_values), float)
+    order = np.argsort(p)[: np.isfinite(p).sum()]
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
+def direction(mean: float, p: float, better: int = 1) -> str:
+    """Whether a difference supports a claim about its sign: "supported", "contradicted" or "undecided" (p not below 5 %).
+
+    Args:
+        p: adjusted for how many comparisons were looked at.
+        better: the sign that the claim gives the difference. 0 claims that there is none, which no test can support.
+    """
+    if not p < 1 - LEVEL:
+        return "undecided"
+    return "supported" if mean * better > 0 else "contradicted"
+
+
+def size(mean: float, half: float, claimed: float) -> str:
+    """Where the reported size lies: "inside" the interval of the measured difference, "above" or "below" it; "" where unknown."""
+    if not np.isfinite(half) or not np.isfinite(claimed):
+        return ""
+    return "above" if claimed > mean + half else "below" if claimed < mean - half else "inside"
+
+
+def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
+    """:func:`direction` in words: where it is undecided, the sizes that the 95 % interval excludes."""
+    if not np.isfinite(half):
+        return "undecided: one seed"
+    said = direction(mean, p, better)
+    return (
+        said if said != "undecided" else f"not distinguished; differences beyond ±{abs(mean) + half:.1f} are excluded"
+    )
+
+
+def signed(mean: float, half: float = float("nan")) -> str:
+    """A difference with its sign, and the half-width of its interval where it has one: "+1.30 ± 0.40", "−0.42", "0.00"."""
+    text = f"{mean:+.2f}".replace("-", "\N{MINUS SIGN}")
+    text = "0.00" if text[1:] == "0.00" else text
+    return f"{text} ± {half:.2f}" if np.isfinite(half) else text

@@ -1,0 +1,266 @@
+"""Every run this repository makes and every comparison it draws, as data: one table decides what is trained, judged, drawn and printed.
+
+A row of ``COMPARISONS`` names two networks that differ in one thing, the question this answers, and what the paper says about it.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resattn.config import ATTENTION_MODULES, CLS_SOURCES, DEMO, FORMS, PRESETS, WIDTHS, TrainConfig
+from resattn.files import file_digest
+
+# Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
+PAPER_TABLE3 = {
+    "cifar10": {0.0: 83.3, 0.5: 86.6, 1.0: 87.0},
+    "cifar100": {0.0: 41.1, 0.5: 42.9, 1.0: 43.4},
+}
+# Without a preset: small images and few epochs; for CIFAR the learning rate comes from the search (notebook 05).
+CIFAR_CONTROLS = {"image_size": 64, "epochs": 5, "batch_size": 128, "source": "saliency"}
+PROTOCOLS = {"shapes": DEMO | {"epochs": 6, "source": "saliency"}}
+# A ResNet8 with as many parameters as ResAttnNet at a > 0, and one with as many multiply-adds: cost.matched_widths finds them.
+SAME_PARAMETERS, SAME_COMPUTE = (18, 36, 71), (21, 42, 83)
+_WEIGHTS = Path(__file__).parent.parent / "weights"
+# Made by python -m resattn.dino.pretrain --heads 4: dino-tiny itself has one head.
+FOUR_HEADS = str(_WEIGHTS / "dino-tiny-4heads.safetensors")
+TABLE3_SOURCES = ("dino", "vit-s14", "saliency", "dino-tiny")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What tells networks of one protocol apart; what a network ignores is None, so equal networks are equal.
+
+    Attributes:
+        base: whose maps "shuffled" hands to other images.
+        weights: of the ViT: "pretrained", "random", the name of a file in ``resattn/weights``, or the digest of another.
+    """
+
+    model: str = "resattn"
+    form: str | None = None
+    a: float | None = None
+    source: str | None = None
+    base: str | None = None
+    heads: str | int | None = None
+    weights: str | None = None
+    widths: tuple[int, ...] = WIDTHS
+
+    @property
+    def variant(self) -> str:
+        """The network without its maps, for people: "ResNet8", "SE-ResNet8", "ResNet8 18-36-71", "gated a=1"."""
+        known = "ResNet8" if self.model == "resnet8" else f"{self.model.partition('-')[2].upper()}-ResNet8"
+        name = f"{self.form} a={self.a:g}" if self.model == "resattn" else known
+        return name if self.widths == WIDTHS else f"{name} {'-'.join(map(str, self.widths))}"
+
+    @property
+    def maps(self) -> str:
+        """The maps, for people: "saliency", "shuffled vit-s14", "dino-tiny-4heads all heads"; "" where none is looked at."""
+        own = {None: "", "pretrained": ""}.get(self.weights)
+        source = self.source or ""
+        if own is None:
+            source = self.weights if self.weights.startswith(source) else f"{source} {self.weights[:8]}"
+        heads = {None: "", "mean": "", "max": " max of heads", "all": " all heads"}.get(
+            self.heads, f" head {self.heads}"
+        )
+        return source + (f" {self.base}" if self.base not in (None, "saliency") else "") + heads
+
+    @property
+    def name(self) -> str:
+        """Network and maps, for people: "gated a=1, saliency"."""
+        return ", ".join(part for part in (self.variant, self.maps) if part)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def order(self) -> tuple:
+        """Sorts networks as Table 3 has them: the baseline, each form by rising a, then the controls."""
+        forms = (None, *FORMS, "scaled", "unmasked")
+        return (
+            self.model not in ("resnet8", "resattn"), self.widths != WIDTHS, forms.index(self.form), self.a or 0.0, self.name
+        )  # fmt: skip
+
+    def __lt__(self, other: "Network") -> bool:
+        return self.order < other.order
+
+    @property
+    def bare(self) -> "Network":
+        """The network without its maps."""
+        return replace(self, source=None, base=None, heads=None, weights=None)
+
+    def settings(self) -> dict[str, Any]:
+        """What :class:`TrainConfig` needs to be this network."""
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        packaged = _WEIGHTS / f"{self.weights}.safetensors"
+        return values | ({"weights": str(packaged)} if packaged.is_file() else {})
+
+
+def network(model: str = "resattn", **settings: Any) -> Network:
+    """The network with these settings, given as :class:`TrainConfig` takes them or as a record's "config" has them."""
+    if model != "resattn":
+        return Network(model, widths=tuple(settings.get("widths") or WIDTHS))
+    a, source = settings["a"], settings.get("source") if settings["a"] else None
+    about: dict[str, Any] = {"base": settings.get("base") or "saliency"} if source == "shuffled" else {}
+    if source in CLS_SOURCES:
+        weights = str(settings.get("weights") or "pretrained")
+        about |= {"heads": settings.get("heads", "mean"), "weights": _packaged().get(weights, Path(weights).stem)}
+    widths = tuple(settings.get("widths") or WIDTHS)
+    return Network(model, settings["form"], float(a), source, widths=widths, **about)
+
+
+@functools.cache
+def _packaged() -> dict[str, str]:
+    """Names of the weight files in the package by what a record calls them."""
+    return {file_digest(path)[:16]: path.stem for path in _WEIGHTS.glob("*.safetensors")}
+
+
+RESNET8, PRINTED0 = network("resnet8"), network(form="printed", a=0.0)
+# Without their maps. Gated and residual a = 0 are ResNet8 bit for bit, and are not run.
+TABLE3 = (RESNET8, PRINTED0, *(network(form=form, a=a) for form in FORMS for a in (0.5, 1.0)))
+
+QUESTIONS = {
+    "accuracy": "Does accuracy rise with a?",
+    "standard": "Is a = 0 a standard ResNet?",
+    "convergence": "Does training converge faster with a?",
+    "content": "Does the content of the map matter?",
+    "oracle": "What is the true mask worth?",
+    "parts": "Which part of the printed equation does it?",
+    "size": "Is it the size of the network?",
+    "modules": "How far do known attention modules get?",
+    "heads": "All heads as channels instead of their mean?",
+}
+_PARTS = {
+    "table3": ("accuracy", "standard", "convergence"),
+    "controls": ("content", "oracle", "parts", "size", "modules", "heads"),
+}
+
+
+class Comparison(NamedTuple):
+    """``one`` minus ``other``.
+
+    Attributes:
+        claimed: gain in points that the paper reports, by data set.
+        place: where the paper says that ``one`` is better (or, with ``better`` 0, equal); "" where it says nothing.
+        metric: "accuracy" (test, percent) or "epochs" (until 95 % of the last validation accuracy).
+        better: the sign of the difference if ``one`` is better; 0 if the two are said to be equal.
+    """
+
+    question: str
+    one: Network
+    other: Network
+    claimed: dict[str, float] = {}  # noqa: RUF012 - never changed
+    place: str = ""
+    metric: str = "accuracy"
+    better: int = 1
+
+
+def _masked(form: str, source: str, **more: Any) -> Network:
+    return network(form=form, a=1.0, source=source, **more)
+
+
+def _gain(a: float) -> dict[str, float]:
+    return {dataset: round(paper[a] - paper[0.0], 1) for dataset, paper in PAPER_TABLE3.items()}
+
+
+def _against(form: str) -> tuple[Network, ...]:
+    """What a = 0 is for the text, and for the printed equation."""
+    return (PRINTED0, RESNET8) if form == "printed" else (RESNET8,)
+
+
+_SCALED, _UNMASKED = (network(form=form, a=1.0) for form in ("scaled", "unmasked"))
+_WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE)]
+_MODULES = [network(f"resnet8-{name}") for name in ATTENTION_MODULES]
+_CONTENT = [  # one's maps, the other's, and whose maps "shuffled" are
+    *((own, other, own) for own in ("saliency", "vit-s14") for other in ("shuffled", "uniform", "center")),
+    *(("vit-s14-saliency", other, "vit-s14") for other in ("shuffled", "uniform", "center")),
+    ("dino-tiny", "uniform", ""),
+    ("dino", "uniform", ""),
+]
+_ORACLE = [("oracle", "uniform"), ("oracle", "saliency"), ("box", "uniform"), ("square", "uniform")]
+_ORACLE += [("oracle", "box"), ("box", "square")]
+_OWN = [(form, own) for own in ("saliency", "vit-s14") for form in FORMS]
+
+COMPARISONS = [
+    *(
+        Comparison("accuracy", network(form=form, a=a, source=source), base, _gain(a), "Table 3")
+        for source in TABLE3_SOURCES
+        for form in FORMS
+        for base in _against(form)
+        for a in (0.5, 1.0)
+    ),
+    Comparison("standard", PRINTED0, RESNET8, dict.fromkeys(PAPER_TABLE3, 0.0), "Sec. 3.5", better=0),
+    *(
+        Comparison("convergence", _masked(form, source), base, {}, "Sec. 5.3", "epochs", -1)
+        for source in TABLE3_SOURCES
+        for form in FORMS
+        for base in _against(form)
+    ),
+    *(
+        Comparison("content", _masked(form, one), _masked(form, other, base=base), {}, "Sec. 3, 6")
+        for one, other, base in _CONTENT
+        for form in FORMS
+    ),
+    *(Comparison("oracle", _masked(form, one), _masked(form, other)) for one, other in _ORACLE for form in FORMS),
+    *(Comparison("oracle", _masked(form, one), RESNET8) for one in ("oracle", "box", "square") for form in FORMS),
+    Comparison("parts", _SCALED, PRINTED0),
+    Comparison("parts", _UNMASKED, PRINTED0),
+    Comparison("parts", _masked("printed", "uniform"), _UNMASKED),
+    *(
+        Comparison("parts", _masked("printed", own), _UNMASKED, {}, "Sec. 5.3")
+        for own in ("saliency", "vit-s14")
+    ),
+    *(Comparison("size", wider, RESNET8) for wider in _WIDER),
+    *(Comparison("size", _masked(*own), wider) for wider in _WIDER for own in _OWN),
+    *(Comparison("modules", module, RESNET8) for module in _MODULES),
+    *(Comparison("modules", _masked(*own), _MODULES[-1]) for own in _OWN),
+    *(
+        Comparison("heads", _masked(form, vit, weights=weights, heads="all"), _masked(form, vit, weights=weights), {}, place)
+        for vit, weights, place in (("dino-tiny", FOUR_HEADS, "Sec. 5.2"), ("dino", "pretrained", "Sec. 5.2"))
+        for form in FORMS
+    ),
+]  # fmt: skip
+
+
+def list_runs(
+    dataset: str, seeds: int, *, part: str = "controls", preset: str | None = None, dino: bool = False, **settings: Any
+) -> dict[str, TrainConfig]:
+    """All runs on a data set by name ("content/shapes-resnet8-seed0-..."): question by question, and in each seed by seed.
+
+    Args:
+        dataset: as for :func:`resattn.load_dataset`.
+        seeds: how many, from 0.
+        part: "table3" (its networks, all with the protocol's maps) or "controls".
+        preset: the protocol, one of ``PRESETS``; None means small images and few epochs.
+        dino: also the networks that look at maps of the published ViT-B/8.
+        settings: changes to the protocol, for all networks.
+    """
+    if part not in _PARTS:
+        raise ValueError(f"part must be one of {', '.join(_PARTS)}; got {part!r}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}")
+    protocol = PRESETS[preset] if preset else PROTOCOLS.get(dataset, CIFAR_CONTROLS)
+    protocol = protocol | {"dataset": dataset} | settings
+    own = protocol["source"]
+    networks = {RESNET8: _PARTS[part][0], PRINTED0: _PARTS[part][0]}
+    for row in COMPARISONS:
+        fits = part == "controls" or own == row.one.source
+        for each in (row.one, row.other):
+            if fits and row.question in _PARTS[part] and _can_run(each, Path(dataset).name, own, dino):
+                networks.setdefault(each, row.question)
+    return {
+        f"{question}/{config.slug}": config
+        for question in _PARTS[part]
+        for seed in range(seeds)
+        for config in (
+            TrainConfig(**protocol | each.settings(), seed=seed) for each, of in networks.items() if of == question
+        )
+    }
+
+
+def _can_run(each: Network, dataset: str, own: str, dino: bool) -> bool:
+    """Whether maps can be made for the data set, and belong to the protocol's own ones."""
+    if each.source in ("oracle", "box", "square", "dino-tiny"):  # true masks, and a ViT that saw nothing else
+        return dataset == "shapes"
+    if each.source == "dino":
+        return dino or own == "dino"
+    return each.source in (None, "uniform", "center") or (each.base or each.source).startswith(own)
