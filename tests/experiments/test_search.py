@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
+from resattn.experiments.search_queue import Point, PointQueue
 
 from resattn import TrainConfig, load_dataset, paths
 from resattn.analysis.search import answers, best_trial, cosine_against_constant, load_searches, search_trials
 from resattn.experiments import search as search_module
 from resattn.experiments.search import SearchPlan, main, search
-from resattn.experiments.search_queue import Point, PointQueue
 from resattn.plots.results import save_figure, use_style
 from resattn.plots.search import search_figures
 
