@@ -188,7 +188,7 @@ class Engine:
 
         watched = importlib.util.find_spec("bokeh") is not None
         if self.scheduler:
-            given = "scheduler_file" if Path(self.scheduler).is_file() else "address"
+            given = "address" if ":" in self.scheduler else "scheduler_file"  # a file may still be on its way
             client = self._opened.enter_context(Client(**{given: self.scheduler}))
         else:
             n_workers = min(n_workers, self.jobs or default_jobs())

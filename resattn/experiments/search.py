@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,9 @@ def search(
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
+    from resattn.data.datasets import load_dataset
+
+    load_dataset(plan.config.dataset, plan.config.root, size=plan.config.size)  # once, before each trial tries to
     journal = Path(journal).resolve()
     folder = journal.parent / f"{journal.stem}.trials" / plan.name
     with Engine(folder, jobs, scheduler) as engine:
@@ -321,6 +325,10 @@ def main(options: dict[str, Any]) -> int:
     numbers = {name: options[name] for name in ("trials", "grid", "span", "confirm")}
     plan = SearchPlan(chosen_settings(options), **numbers, **ranges)
     out = options["out"] or options["storage"].with_name(f"{plan.name}.json")
-    search(plan, options["storage"], out=out, jobs=options["jobs"], scheduler=options["scheduler"])
+    try:
+        search(plan, options["storage"], out=out, jobs=options["jobs"], scheduler=options["scheduler"])
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(f"record: {out}")
     return 0
