@@ -1,10 +1,8 @@
-"""The report: one offline page of one's own runs beside the published evidence. Also ``python -m resattn.report.page``."""
+"""The report: one offline page of one's own runs beside the published evidence. Also ``python -m resattn report``."""
 
-import argparse
 import base64
 import json
 import re
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -198,33 +196,3 @@ def _shown(path: Path) -> str:
         if path.resolve().is_relative_to(root):
             return path.resolve().relative_to(root).as_posix()
     return path.name
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Build the report; the exit status is 0, or 2 after a word on what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m resattn.report.page", description="Build the report from records.")
-    add = parser.add_argument
-    add("--records", metavar="DIR", help="run records (default: of the profile run last, else the committed ones)")
-    add("--figures", metavar="DIR", help="figures to show (default: figures/ beside the records)")
-    add("--notebooks", metavar="DIR", help="executed notebooks (default: notebooks/ beside the records)")
-    add("--out", metavar="DIR", help="where to write (default: report/)", default=paths.REPORT)
-    options = parser.parse_args(argv)
-    for name in ("records", "figures", "notebooks"):
-        folder = getattr(options, name)
-        if folder is not None and not Path(folder).is_dir():
-            parser.error(f"--{name} must be a folder that exists, got {folder}")
-    records = Path(options.records) if options.records else newest_records()
-    beside = records.resolve().parent
-    try:
-        page = build_report(
-            records, options.figures or beside / "figures", options.notebooks or beside / "notebooks", options.out
-        )
-    except (ValueError, OSError) as error:
-        print(f"python -m resattn.report.page: {error}", file=sys.stderr)
-        return 2
-    print(f"report: {page}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

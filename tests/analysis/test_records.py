@@ -22,7 +22,7 @@ from resattn.analysis.records import (
     variant_order,
 )
 from resattn.config import TrainConfig
-from resattn.experiments.controls import FOUR_HEADS
+from resattn.experiments.protocols import FOUR_HEADS
 from resattn.plots.style import variant_style
 
 

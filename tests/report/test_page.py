@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from resattn import paths
+from resattn.__main__ import main
 from resattn.analysis.claims import claim_table
 from resattn.analysis.records import NOT_MEASURED, load_records
 from resattn.analysis.tables import accuracy_table, format_interval, table3
@@ -16,7 +17,7 @@ from resattn.config import TrainConfig
 from resattn.plots.results import result_figures
 from resattn.plots.style import save_figure
 from resattn.report.captions import CAPTIONS, caption_of
-from resattn.report.page import build_report, main, newest_records
+from resattn.report.page import build_report, newest_records
 from resattn.report.pages import notebook_title, write_page
 
 BASE = {"dataset": "cifar10", "model": "resnet8"}
@@ -281,14 +282,14 @@ def test_damaged_input_is_named(tmp_path, build):
 
 def test_command_line(tmp_path, capsys, make_record, results):
     make_record(tmp_path / "records", 0.5, **BASE)
-    assert main(["--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")]) == 0
+    assert main(["report", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"report: {tmp_path}/out/index.html\n"
     (tmp_path / "records/bad.json").write_text("{}")
-    assert main(["--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")]) == 2
+    assert main(["report", "--records", str(tmp_path / "records"), "--out", str(tmp_path / "out")]) == 2
     assert "bad.json" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["--records", str(tmp_path / "nowhere")])
-    assert "--records must be a folder that exists" in capsys.readouterr().err
+        main(["report", "--records", str(tmp_path / "nowhere")])
+    assert "--records: must be a folder that exists" in capsys.readouterr().err
 
 
 def test_without_records_named_the_profile_run_last_counts_else_the_committed_ones(make_record):
