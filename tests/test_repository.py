@@ -7,9 +7,8 @@ import subprocess
 import pytest
 
 from resattn import paths
-from resattn.analysis.comparisons import control_figures, control_records
 from resattn.analysis.records import load_records, main_records
-from resattn.plots.results import result_figures
+from resattn.plots.results import control_figures, result_figures
 from resattn.plots.style import save_figure, use_style
 from resattn.report.readme import between_marks, readme_parts
 
@@ -65,8 +64,8 @@ def test_the_readmes_tables_are_made_from_the_records(name):
 
 def test_the_figures_are_made_from_the_records(tmp_path):
     use_style()
-    figures = result_figures(main_records(load_records(paths.RESULTS)))
-    figures |= control_figures(control_records(paths.RESULTS / "controls"))
+    records = load_records(paths.RESULTS)
+    figures = result_figures(main_records(records)) | control_figures(records)
     assert {"accuracy-shapes", "controls-shapes"} <= figures.keys()
     for name, figure in figures.items():
         save_figure(figure, tmp_path / name)

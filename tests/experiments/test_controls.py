@@ -1,4 +1,4 @@
-"""The controls: their list, the matched networks, and a queue that survives interruptions and shares its work."""
+"""The controls: the matched networks, and a queue that survives interruptions and shares its work."""
 
 import json
 import subprocess
@@ -9,15 +9,8 @@ import pytest
 
 from resattn import TrainConfig, paths, train
 from resattn.experiments import controls
-from resattn.experiments.controls import (
-    CONTROLS,
-    SAME_COMPUTE,
-    SAME_PARAMETERS,
-    is_finished,
-    list_runs,
-    main,
-    run_queue,
-)
+from resattn.experiments.controls import is_finished, list_runs, main, run_queue
+from resattn.experiments.protocols import SAME_COMPUTE, SAME_PARAMETERS
 from resattn.models.cost import matched_widths, network_cost
 
 FULL = TrainConfig(form="gated", a=1, image_size=64)
@@ -35,41 +28,6 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(sys.modules["resattn.training.trainer"], "train", pretend)
     return slugs
-
-
-# The list
-
-
-def test_every_run_is_another():
-    runs = list_runs("shapes", 2, dino=True)
-    assert len({config.slug for config in runs.values()}) == len(runs) == 2 * len(CONTROLS)
-
-
-def test_questions_come_whole_and_seed_by_seed():
-    names = list(list_runs("shapes", 2))
-    questions = [name.partition("/")[0] for name in names]
-    assert list(dict.fromkeys(questions)) == ["content", "parts", "modules", "size", "heads"]
-    assert questions == sorted(questions, key=["content", "parts", "modules", "size", "heads"].index)
-    seeds = [int(name.partition("-seed")[2][0]) for name in names if name.startswith("content/")]
-    assert seeds == sorted(seeds)
-
-
-def test_all_but_the_network_is_the_same():
-    network = {"model", "form", "a", "source", "heads", "weights", "widths"}
-    rests = [
-        {name: value for name, value in config.identity().items() if name not in network}
-        for config in list_runs("cifar10", 1, lr=0.02).values()
-    ]
-    assert all(rest == rests[0] for rest in rests)
-    assert rests[0]["lr"] == 0.02
-    assert (rests[0]["image_size"], rests[0]["epochs"], rests[0]["batch_size"]) == (64, 5, 128)
-
-
-def test_photographs_get_no_map_that_only_shapes_have():
-    assert {"oracle", "dino-tiny"} <= {config.source for config in list_runs("shapes", 1).values()}
-    sources = {config.source for config in list_runs("cifar10", 1, lr=0.02).values()}
-    assert sources == {"uniform", "center", "shuffled", "saliency"}
-    assert {config.source for config in list_runs("cifar10", 1, dino=True, lr=0.02).values()} == sources | {"dino"}
 
 
 # What networks cost
