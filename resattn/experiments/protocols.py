@@ -130,7 +130,7 @@ QUESTIONS = {
 }
 _PARTS = {
     "table3": ("accuracy", "standard", "convergence"),
-    "controls": ("content", "oracle", "parts", "size", "modules", "heads"),
+    "controls": ("content", "oracle", "parts", "modules", "size", "heads"),
 }
 
 
