@@ -36,7 +36,7 @@ def image_grid(images: Tensor, rows: dict[str, Tensor], overlay: bool = False) -
     for i, name in enumerate(["image", *rows]):
         axes[i, 0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
     bare(axes)
-    figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    figure.subplots_adjust(left=0.9 / figure.get_figwidth(), right=1, bottom=0, top=1, wspace=0.06, hspace=0.06)
     return figure
 
 
@@ -67,13 +67,17 @@ def heads_figure(images: Tensor, heads: Tensor, aggregated: Tensor, masks: Tenso
     return figure
 
 
-def masks_figure(image: Tensor, attention: Tensor, masks: Sequence[Tensor], channels: int = 8) -> Figure:
+def masks_figure(
+    image: Tensor, attention: Tensor, masks: Sequence[Tensor], channels: int = 8, first: int = 0
+) -> Figure:
     """One image, its attention map, and for each learned mask its mean and its first channels.
 
     Args:
         image: uint8 (3, H, W).
         attention: float (1, h, w) in [0, 1].
         masks: float (C, H, W) each, in [0, 1].
+        channels: how many to show.
+        first: index of the first mask; 1 in the residual form.
     """
     figure, axes = plt.subplots(
         len(masks),
@@ -87,7 +91,7 @@ def masks_figure(image: Tensor, attention: Tensor, masks: Sequence[Tensor], chan
     for i, mask in enumerate(masks):
         for ax, panel in zip(axes[i, 3:], [mask.mean(0), *mask[:channels]], strict=True):
             ax.imshow(panel.numpy(), cmap="magma", vmin=0, vmax=1)
-        axes[i, 2].text(0.5, 0.5, f"$x_a^{{({i})}}$", ha="center", va="center", transform=axes[i, 2].transAxes)
+        axes[i, 2].text(0.5, 0.5, f"$x_a^{{({first + i})}}$", ha="center", va="center", transform=axes[i, 2].transAxes)
         for ax in axes[i, : 2 if i else 0]:
             ax.set_visible(False)
     for ax, title in zip(axes[0], ["image", "map", "", "mean", *(f"ch. {k}" for k in range(channels))], strict=True):
