@@ -4,7 +4,7 @@
 _has_everything() {
     "$1" - <<'PYTHON' 2>/dev/null
 import importlib.metadata as metadata, sys
-sys.exit(any(metadata.version(name) is None for name in ("resattn", "torch", "timm", "papermill", "optuna", "latex2mathml", "nbval", "pytest", "pytest-xdist", "playwright")))
+sys.exit(any(metadata.version(name) is None for name in ("resattn", "torch", "timm", "papermill", "optuna", "distributed", "latex2mathml", "nbval", "pytest", "pytest-xdist", "playwright")))
 PYTHON
 }
 

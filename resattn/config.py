@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resattn.files import file_digest
+from resattn.files import file_digest, file_name
 
 FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.models.resattn
 CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
@@ -49,6 +49,7 @@ DEMO = {
     "weight_decay": 5e-4,
     "schedule": "cosine",
     "source": "dino-tiny",
+    "precision": "float32",
 }
 # What two CPU cores can run: the paper's settings, but small images, a learning rate that trains (notebook 05) and another ViT.
 REDUCED = PAPER | {"image_size": 64, "lr": 0.01, "source": "vit-s14", "precision": "float32"}
@@ -206,7 +207,7 @@ class TrainConfig:
             network += [self.source, *([self.base] if "base" in self.identity() else [])]
         if self.widths != WIDTHS:
             network.append("w" + "-".join(map(str, self.widths)))
-        return "-".join([Path(self.dataset).name, *network, f"seed{self.seed}", settings])
+        return "-".join([file_name(Path(self.dataset).name), *network, f"seed{self.seed}", settings])
 
 
 def add_settings(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:

@@ -122,7 +122,8 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
     for question in ("accuracy", "convergence"):
         for dataset in [name for name in PAPER_TABLE3 if name not in set(table["dataset"])]:
             missing = {"claim": "a > 0 − a = 0", "protocol": DATASETS[dataset], "evidence": _notebook(question)}
-            rows.append(missing | dict.fromkeys(("difference", "direction"), NOT_MEASURED) | {"question": question})
+            missing |= dict.fromkeys(("difference", "direction"), NOT_MEASURED) | {"reported gain": "", "place": ""}
+            rows.append(missing | {"question": question, "looked_at": 0})
     order = [*QUESTIONS, *SEARCH_QUESTIONS]
     columns = [
         "claim",
@@ -135,7 +136,7 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
         "place",
         "looked_at",
     ]
-    frame = pd.DataFrame(rows, columns=columns).fillna({"looked_at": 0, "reported gain": "", "place": ""})
+    frame = pd.DataFrame(rows, columns=columns)
     return frame.sort_values("question", key=lambda column: column.map(order.index), kind="stable").set_index("claim")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-LEVEL = 0.95
+LEVEL, ALPHA = 0.95, 0.05
 
 
 def mean_interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
@@ -68,7 +68,7 @@ def direction(mean: float, p: float, better: int = 1) -> str:
         p: adjusted for how many comparisons were looked at.
         better: the sign that the claim gives the difference. 0 claims that there is none, which no test can support.
     """
-    if not p < 1 - LEVEL:
+    if not p < ALPHA:
         return "undecided"
     return "supported" if mean * better > 0 else "contradicted"
 
@@ -85,9 +85,8 @@ def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
     if not np.isfinite(half):
         return "undecided: one seed"
     said = direction(mean, p, better)
-    return (
-        said if said != "undecided" else f"not distinguished; differences beyond ±{abs(mean) + half:.1f} are excluded"
-    )
+    bound = f": not distinguished; differences beyond ±{abs(mean) + half:.2f} are excluded"
+    return said + (bound if said == "undecided" else "")
 
 
 def signed(mean: float, half: float = float("nan")) -> str:

@@ -21,7 +21,7 @@ from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 from resattn.attention.vit_s14 import SHA256, decoded_saliency, load_vit_s14
 from resattn.config import ATTENTION_SOURCES, CLS_SOURCES
 from resattn.data.datasets import Dataset
-from resattn.files import digest, load_arrays, save_arrays
+from resattn.files import digest, file_digest, file_name, load_arrays, save_arrays
 from resattn.progress import track
 
 MAP_SIZE = 28  # pixels on a side of the maps that no ViT makes; ViT-B/8 at 224 gives the same
@@ -287,7 +287,7 @@ def _cached(
 ) -> Tensor:
     """Maps from disk where they are whole and undamaged; else extract them, saving a part at a time."""
     key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
-    path = cache / f"{name}-{settings['source']}-{key}.safetensors"
+    path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
     if (kept := load_arrays(path)) is not None and len(kept[0]["maps"]) == len(images):
         return _to_float(kept[0]["maps"])
     parts = path.with_suffix(".parts")
@@ -391,4 +391,4 @@ def _identify_weights(weights: str | Path, seed: int) -> str:
         return f"random, seed {seed}"
     if not Path(weights).is_file():
         raise ValueError(f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(weights)!r}")
-    return digest(Path(weights).read_bytes())
+    return file_digest(weights)

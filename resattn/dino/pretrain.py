@@ -1,11 +1,10 @@
 """DINO: self-distillation without labels (Sec. 3.2), which made the small ViT that travels with the package.
 
 A student and a teacher look at different crops of one image; the student learns to give the distribution (Eq. 2) that the
-teacher gives from another crop. The teacher is a moving average of the student. Also ``python -m resattn.dino.pretrain``: stopped at
+teacher gives from another crop. The teacher is a moving average of the student. Also ``python -m resattn dino``: stopped at
 any moment and started again, a run goes on from its last epoch and, on the CPU, ends with the same weights, bit for bit.
 """
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 
 from resattn import paths
 from resattn.attention.maps import aggregate_heads, object_focus
-from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, build_vit, seeded
+from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, seeded
 from resattn.attention.vit import cls_attention, cls_features, knn_accuracy, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
 from resattn.data.shapes import make_shapes
-from resattn.dino.config import DinoConfig, Network, add_options
+from resattn.dino.config import DinoConfig, Network
 from resattn.dino.crops import random_crops
-from resattn.files import digest, save_arrays, write_json
+from resattn.files import digest, save_arrays
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
 from resattn.training.environment import code_revision, describe_environment
 from resattn.training.trainer import find_device
@@ -227,29 +226,3 @@ def _take(split: Split, index: Tensor) -> Split:
 def _print_epoch(entry: dict) -> None:
     line = "  ".join(f"{name} {value:.3f}" for name, value in entry.items() if isinstance(value, float))
     print(f"epoch {entry['epoch']:3d}  {line}", flush=True)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Pretrain a small ViT without labels; go on where an earlier call with the same settings stopped."""
-    parser = argparse.ArgumentParser(prog="python -m resattn.dino.pretrain", description=main.__doc__)
-    parser.add_argument("--out", type=Path, help="folder for all that is written; default runs/dino/<settings>")
-    add_options(parser)
-    options = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    out = options.pop("out", None)
-    try:
-        config = DinoConfig(**options)
-        out = out or paths.RUNS / "dino" / config.slug
-        record = pretrain(config, folder=out)
-        if "test" in record["metrics"]:  # what chance alone achieves, to judge the trained one by
-            test = load_dataset(config.dataset, config.root).test
-            record["metrics"]["untrained"] = [
-                focus(seeded(i, lambda: build_vit(**config.vit)), test) for i in range(10)
-            ]
-    except (ValueError, FloatingPointError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    print(f"record: {write_json(out / 'record.json', record)}")
-    print(f"weights: {out / 'vit.safetensors'}")
-
-
-if __name__ == "__main__":
-    main()

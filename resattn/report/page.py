@@ -1,16 +1,12 @@
-"""The report: one offline page of one's own runs beside the published evidence. Also ``python -m resattn.report.page``."""
+"""The report: one offline page of one's own runs beside the published evidence. Also ``python -m resattn report``."""
 
-import argparse
 import base64
 import json
-import re
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
 
 from resattn import paths
 from resattn.analysis.claims import SEARCH_QUESTIONS, claim_table
@@ -24,12 +20,6 @@ from resattn.files import atomic_write
 from resattn.progress import clock
 from resattn.report.captions import caption_of
 from resattn.report.pages import notebook_title, templates, write_page
-
-_PROTOCOLS = {
-    preset: f"{preset}: {values['epochs']} epochs, {values['image_size']} pixels"
-    for preset, values in PRESETS.items()
-    if preset != "demo"
-}
 
 
 def build_report(records: Path | str, figures: Path | str, notebooks: Path | str, out: Path | str) -> Path:
@@ -54,8 +44,6 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
     runs = {who: load_records(folder) for who, folder in folders.items()}
     own = next(iter(runs.values()))
     trials = load_searches(records / "search").groupby(["dataset", "protocol"])
-    searches = [(dataset, len(group), answers(group)) for (dataset, _), group in trials]
-    files, pages = _copy_records(records, out), _write_pages(notebooks, out)
     content = {
         "name": _shown(records),
         "published": published,
@@ -63,11 +51,11 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
         "facts": _facts(own),
         "accuracies": _accuracies(own),
         "table3": _table3(runs),
-        "questions": _questions(folders, pages, files),
-        "searches": searches,
-        "figures": [_figure(path, files) for path in _pictures(figures)],
-        "pages": pages,
-        "files": files,
+        "questions": _questions(folders),
+        "searches": [(dataset, len(group), answers(group)) for (dataset, _), group in trials],
+        "figures": _figures(figures),
+        "pages": _write_pages(notebooks, out),
+        "files": _copy_records(records, out),
     }
     html = templates().get_template("report.html").render(content)
     return atomic_write(out / "index.html", lambda partial: partial.write_text(html, encoding="utf-8"))
@@ -117,7 +105,7 @@ def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
 def _table3(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Table 3 as text: for each data set and protocol that somebody ran the paper's numbers and theirs."""
     columns = {}
-    for preset in _PROTOCOLS:
+    for preset in PRESETS:
         for who, table in {who: table3(own, preset) for who, own in runs.items()}.items():
             for name, cells in table.items():
                 dataset, _, whose = name.rpartition(" (")
@@ -132,29 +120,16 @@ def _table3(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(named, index=pd.Index(networks, name="network")).reset_index()
 
 
-def _questions(folders: dict[str, Path], pages: list[dict], files: dict[str, list]) -> dict[str, pd.DataFrame]:
-    """What was measured to each question, one's own runs above the published ones; links lead into the report."""
-    targets = {f"notebooks/{page['name'][:2]}": page["href"] for page in reversed(pages)}
-    targets |= {f"results/{part}".rstrip("/"): f"#records-{part}" for part in files}
-
-    def link(match: re.Match) -> str:
-        name = re.sub(r"(notebooks/..).*", r"\1", match[2])
-        return f'<a href="{escape(targets[name])}">{match[1]}</a>' if name in targets else match[1]
-
+def _questions(folders: dict[str, Path]) -> dict[str, pd.DataFrame]:
+    """What was measured to each question, one's own runs above the published ones."""
     tables = {who: claim_table(folder).reset_index() for who, folder in folders.items()}
     table = pd.concat(tables, names=["runs"]).reset_index("runs")
     table = table[table["difference"] != NOT_MEASURED]
-    table["evidence"] = [
-        Markup(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, str(escape(text)))) for text in table["evidence"]
-    ]
     order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}
     table = table.sort_values("claim", key=lambda claims: claims.map(order), kind="stable")
-    shown = ["claim", "runs", "protocol", "difference", "direction", "reported gain"]
-    if len(folders) == 1:
-        shown = [*(name for name in shown if name != "runs"), "evidence"]
-    texts = QUESTIONS | SEARCH_QUESTIONS
-    asked = [question for question in texts if question in set(table["question"])]
-    return {texts[question]: table.loc[table["question"] == question, shown] for question in asked}
+    columns = ["claim", *(["runs"] if len(folders) > 1 else []), "protocol", "difference", "direction", "reported gain"]
+    parts = {text: table.loc[table["question"] == key, columns] for key, text in (QUESTIONS | SEARCH_QUESTIONS).items()}
+    return {text: part.loc[:, (part != "").any()] for text, part in parts.items() if len(part)}
 
 
 def _copy_records(records: Path, out: Path) -> dict[str, list[dict]]:
@@ -179,17 +154,15 @@ def _write_pages(notebooks: Path, out: Path) -> list[dict]:
     ]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """One file a figure, SVG before PNG, in the order of their captions."""
-    found = {path.stem: path for suffix in ("png", "svg") for path in folder.glob(f"*.{suffix}")}
-    return [found[name] for name in sorted(found, key=lambda name: (caption_of(name)[0], name))]
-
-
-def _figure(path: Path, files: dict[str, list]) -> dict:
-    kind, content = "svg+xml" if path.suffix == ".svg" else "png", base64.b64encode(path.read_bytes()).decode()
-    caption = caption_of(path.stem)[1]
-    source = f"data:image/{kind};base64,{content}"
-    return {"name": path.stem, "caption": caption, "source": source, "linked": caption.records in files}
+def _figures(folder: Path) -> list[dict]:
+    """One picture a figure, SVG before PNG, in the order of their captions."""
+    found = {path.stem: path for kind in ("png", "svg") for path in folder.glob(f"*.{kind}")}
+    figures = []
+    for name in sorted(found, key=lambda name: (caption_of(name)[0], name)):
+        kind = {".svg": "svg+xml", ".png": "png"}[found[name].suffix]
+        source = f"data:image/{kind};base64,{base64.b64encode(found[name].read_bytes()).decode()}"
+        figures.append({"name": name, "caption": caption_of(name)[1], "source": source})
+    return figures
 
 
 def _shown(path: Path) -> str:
@@ -198,33 +171,3 @@ def _shown(path: Path) -> str:
         if path.resolve().is_relative_to(root):
             return path.resolve().relative_to(root).as_posix()
     return path.name
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Build the report; the exit status is 0, or 2 after a word on what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m resattn.report.page", description="Build the report from records.")
-    add = parser.add_argument
-    add("--records", metavar="DIR", help="run records (default: of the profile run last, else the committed ones)")
-    add("--figures", metavar="DIR", help="figures to show (default: figures/ beside the records)")
-    add("--notebooks", metavar="DIR", help="executed notebooks (default: notebooks/ beside the records)")
-    add("--out", metavar="DIR", help="where to write (default: report/)", default=paths.REPORT)
-    options = parser.parse_args(argv)
-    for name in ("records", "figures", "notebooks"):
-        folder = getattr(options, name)
-        if folder is not None and not Path(folder).is_dir():
-            parser.error(f"--{name} must be a folder that exists, got {folder}")
-    records = Path(options.records) if options.records else newest_records()
-    beside = records.resolve().parent
-    try:
-        page = build_report(
-            records, options.figures or beside / "figures", options.notebooks or beside / "notebooks", options.out
-        )
-    except (ValueError, OSError) as error:
-        print(f"python -m resattn.report.page: {error}", file=sys.stderr)
-        return 2
-    print(f"report: {page}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,9 @@
-"""Training one network: TrainConfig in, record out (Sec. 4 and 5.1). Also ``python -m resattn.training.trainer``.
+"""Training one network: TrainConfig in, record out (Sec. 4 and 5.1). Also ``python -m resattn train``.
 
 A run keeps a checkpoint of everything that matters after each epoch. Killed at any moment and started again, it goes on from
 there and, on the CPU, ends with the same weights, bit for bit, as one that was left alone.
 """
 
-import argparse
 import math
 import os
 import time
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import dataset_maps
-from resattn.config import CLS_SOURCES, TrainConfig, add_settings, chosen_settings
+from resattn.config import CLS_SOURCES, TrainConfig
 from resattn.data.augment import augment, normalise
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
@@ -361,25 +360,3 @@ def _print_epoch(n_epochs: int) -> EpochCallback:
         )
 
     return show
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Train one network from the shell and write its record."""
-    parser = argparse.ArgumentParser(prog="python -m resattn.training.trainer", description=main.__doc__)
-    parser.add_argument("--records", type=Path, default=paths.RUNS / "records", help="folder for the record")
-    add_settings(parser)
-    options = vars(parser.parse_args(argv))
-    try:
-        config = chosen_settings(options)
-        record = train(config, records=options["records"])
-    except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
-    metrics = record["metrics"]
-    print(
-        f"test accuracy {100 * metrics['test_acc']:.2f} % (best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
-    )
-    print(f"record: {options['records'] / f'{config.slug}.json'}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,130 +1,151 @@
-"""Verdicts follow from intervals: each is checked on records made up so that the answer is known."""
-
-import json
+"""Verdicts follow from one table of comparisons and one rule, on records made up so that the answer is known."""
 
 import pytest
 
 from resattn import paths
-from resattn.analysis.claims import claim_table, convergence_table, epochs_to_reach, verdict
-from resattn.analysis.records import NOT_MEASURED, describe_protocol, load_records, reduced_table
-from resattn.config import TrainConfig
-from resattn.report.readme import between_marks, main, readme_parts
+from resattn.analysis.claims import answer, claim_table, claims_page, differences, pair_name
+from resattn.analysis.records import NOT_MEASURED, load_records
+from resattn.analysis.statistics import holm, mean_interval, p_value
+from resattn.config import PRESETS
+from resattn.experiments.protocols import COMPARISONS, QUESTIONS, RESNET8, network
 
-REDUCED = {"dataset": "cifar10", "epochs": 4, "image_size": 64, "lr": 0.01}
-
-
-def write_record(folder, accuracies, seed, **settings):
-    config = TrainConfig(**REDUCED | settings, seed=seed)
-    epochs = [{"train_loss": 2 - value, "val_loss": 1.0, "val_acc": value} for value in accuracies]
-    metrics = {"test_acc": accuracies[-1], "test_acc_at_best_val": accuracies[-1], "epochs": epochs}
-    record = {"config": config.identity(), "metrics": metrics, "parameters": 1}
-    record["environment"] = {"seconds": 1.0, "device": "test"}
-    (folder / f"{config.slug}.json").write_text(json.dumps(record))
+SHORT = PRESETS["short"] | {"dataset": "cifar10", "source": "saliency"}
+GATED = {"form": "gated", "a": 1.0}
 
 
 @pytest.fixture
-def results(tmp_path):
-    """Three seeds in which printed a=1 gains 5 points over printed a=0, and printed a=0.5 loses 2."""
-    for seed, level in enumerate((0.60, 0.62, 0.61)):
-        write_record(tmp_path, [0.3, 0.5, level, level], seed, model="resnet8")
-        write_record(tmp_path, [0.3, 0.5, level, level], seed, a=0.0)
-        write_record(tmp_path, [0.3, 0.5, level, level - 0.02], seed, a=0.5)
-        write_record(tmp_path, [0.6, 0.65, level, level + 0.05 + 0.001 * seed], seed, a=1.0)
-    return tmp_path
+def write(tmp_path, make_record):
+    """A function that writes a record a seed, with test accuracies in percent."""
+
+    def records(levels, history=None, **settings):
+        for seed, level in enumerate(levels):
+            end = level / 100
+            make_record(tmp_path, end, [*(history or [0.3, 0.5, end, end]), end], **SHORT | settings, seed=seed)
+        return tmp_path
+
+    return records
 
 
-def row(results, part):
+def row(table, one, other, question=None):
+    rows = table[(table["one"] == one) & (table["other"] == other) & (table["metric"] == "accuracy")]
+    return rows[rows["question"] == question].iloc[0] if question else rows.iloc[0]
+
+
+def gated(source, **more):
+    return network(**GATED, source=source, **more)
+
+
+def test_differences_are_taken_within_seeds_and_judged(write):
+    write([60, 61, 62], model="resnet8")
+    write([63, 64.4, 65.2], **GATED)
+    found = row(differences(load_records(write([]))), gated("saliency"), RESNET8)
+    mean, half = mean_interval([3, 3.4, 3.2])
+    assert (found.seeds, found["mean"], found.half) == (3, pytest.approx(mean), pytest.approx(half))
+    assert (found.claimed, found["size"], found.direction, found.place) == (3.7, "above", "supported", "Table 3")
+    assert found.words == "CIFAR-10, short"
+
+
+def test_holms_correction_is_within_a_question(write):
+    """Four comparisons of one question; a second question does not make the first one stricter."""
+    base = [60.0, 61.0, 62.0]
+    write(base, model="resnet8")
+    gains = {("gated", 0.5): [2, 2.5, 3.2], ("gated", 1.0): [1, 2, 2], ("residual", 0.5): [0, 1, -1]}
+    for (form, a), gain in gains.items():
+        write([x + y for x, y in zip(base, gain, strict=True)], form=form, a=a)
+    write([61, 62, 64], model="resnet8-se")
+    table = differences(load_records(write([])))
+    chosen = table[table["question"] == "accuracy"]
+    raw = [p_value(row.seeds, row.mean, row.half) for row in chosen.itertuples()]
+    assert chosen["p"].tolist() == pytest.approx(holm(raw).tolist())
+    assert set(chosen["looked_at"]) == {3}
+    first = chosen.iloc[0]
+    assert first["mean"] > first["half"]
+    assert (first["direction"], first["significant"]) == ("undecided", False), "its own p of 0.018 is not enough"
+    assert table[table["question"] == "modules"]["looked_at"].tolist() == [1]
+
+
+def test_one_lower_does_not_override_any_number_of_higher(write):
+    write([70, 71, 72], **GATED, source="saliency")
+    write([60, 61.1, 62], **GATED, source="shuffled")
+    write([80, 81.1, 82], **GATED, source="center")
+    table = differences(load_records(write([])))
+    verdicts = table[table["question"] == "content"]["direction"].tolist()
+    assert verdicts == ["supported", "contradicted"], "each row stands for itself"
+
+
+def test_fewer_epochs_are_better(write):
+    write([60, 60, 60], [0.2, 0.3, 0.4, 0.5], model="resnet8")
+    write([60, 60.2, 60.1], [0.3, 0.55, 0.6, 0.6], **GATED)
+    table = differences(load_records(write([])))
+    [speed] = table[table["question"] == "convergence"].to_dict("records")
+    assert speed["mean"] < 0
+    assert speed["direction"] == "supported"
+
+
+def test_protocols_are_kept_apart(write):
+    for lr in (0.01, 0.02):
+        write([60, 61], model="resnet8", lr=lr)
+        write([63 + 100 * lr, 64], **GATED, lr=lr)
+    table = differences(load_records(write([])))
+    assert table[table["question"] == "accuracy"]["mean"].tolist() == pytest.approx([3.5, 4.0])
+    assert set(table["words"]) == {"CIFAR-10, short", "CIFAR-10, 64 pixels, 5 epochs, learning rate 0.02"}
+
+
+def test_an_answer_counts_what_was_looked_at(write):
+    write([60, 61, 62], model="resnet8")
+    write([63, 63.5, 65.5], model="resnet8-se")
+    write([60, 63.5, 60.5], model="resnet8-eca")
+    said = answer(differences(load_records(write([]))), "modules").splitlines()
+    assert said[0] == "CIFAR-10, short: 1 of 2 differences are significant after Holm's correction"
+    assert said[1].split("  ")[1:] == ["SE-ResNet8 − ResNet8", " +3.00 ± 1.24 (3)", "supported"]
+    assert "not distinguished; differences beyond ±" in said[2]
+    assert answer(differences(load_records(write([]))), "heads") == "No records yet."
+
+
+def test_a_pair_is_named_by_what_differs():
+    assert pair_name(gated("vit-s14"), gated("shuffled", base="vit-s14")) == "gated a=1: vit-s14 − shuffled vit-s14"
+    assert pair_name(gated("saliency"), RESNET8) == "gated a=1, saliency − ResNet8"
+
+
+def test_the_claim_table_has_one_line_a_row_and_names_protocols(write):
+    write([60, 61, 62], model="resnet8")
+    results = write([61, 62.5, 63.4], **GATED)
     table = claim_table(results)
-    [claim] = [claim for claim in table.index if part in claim]
-    return table.loc[claim]
+    gain = table.loc["gated a=1, saliency − ResNet8"].iloc[0]
+    assert gain["protocol"] == "CIFAR-10, short"
+    assert gain["difference"] == "+1.30 ± 0.66 points (3)"
+    assert gain["direction"] == "supported"
+    assert gain["reported gain"] == "+3.7, above"
+    assert gain["evidence"] == "[04](notebooks/04_figures.ipynb), [records](results)"
+    missing = table[table["protocol"] == "CIFAR-100"]
+    assert set(missing["direction"]) == {NOT_MEASURED}
+    assert not table.map(lambda cell: "\n" in str(cell)).any(axis=None)
+    assert set(claim_table(results / "empty")["direction"]) == {NOT_MEASURED}
 
 
-def test_epochs_to_reach_is_linear_between_epochs():
-    history = [{"val_acc": value} for value in (0.4, 0.8, 1.0)]
-    assert epochs_to_reach(history, 0.5) == pytest.approx(1.25)
-    assert epochs_to_reach(history, 0.2) == pytest.approx(0.5)
-    assert epochs_to_reach(history, 1.0) == pytest.approx(3)
-    assert epochs_to_reach([{"val_acc": 0.0}]) == 0
+def test_trials_that_chose_settings_are_no_evidence(tmp_path, make_record):
+    for folder in ("tuning", "checks"):
+        make_record(tmp_path / folder, 0.5, **SHORT, model="resnet8")
+        make_record(tmp_path / folder, 0.6, **SHORT, **GATED)
+    assert set(claim_table(tmp_path)["direction"]) == {NOT_MEASURED}
 
 
-@pytest.mark.parametrize(
-    ("mean", "half", "expected"),
-    [
-        (3.0, 1.0, "holds"),
-        (2.0, 1.0, "holds, but smaller than reported"),
-        (1.0, 1.5, "does not hold: a gain of the reported size is excluded"),
-        (1.0, 5.0, "cannot tell"),
-        (-2.0, 1.0, "does not hold: the opposite"),
-        (3.0, float("nan"), "cannot tell (one seed)"),
-    ],
-)
-def test_verdicts(mean, half, expected):
-    assert verdict(mean, half, claimed=3.7) == expected
+def test_the_committed_claims_are_what_the_records_say():
+    committed = (paths.RESULTS / "CLAIMS.md").read_text(encoding="utf-8")
+    assert committed == claims_page(paths.RESULTS), "run python -m resattn.report.readme"
+    looked_at = {line for line in committed.splitlines() if "Comparisons looked at: " in line}
+    assert len(looked_at) == committed.count("\n## ")
 
 
-def test_a_gain_is_judged_at_each_strength(results):
-    gain = row(results, "CIFAR-10: accuracy rises with *a* (83.3, 86.6, 87.0 % at 0, 0.5, 1); printed")
-    assert gain["verdict"] == "*a* = 0.5: does not hold: the opposite\n*a* = 1: holds"
-    assert gain["measured"].startswith("*a* = 0.5: −2.00 ± 0.00 points\n*a* = 1: +5.10 ± 0.25 points")
-    assert "reduced protocol, 3 seeds" in gain["measured"]
+def test_the_recipe_says_on_which_network_it_was_tuned():
+    page = claims_page(paths.RESULTS)
+    assert "That search saw ResNet8 alone" in page
+    assert "−0.67 ± 0.29 points (3) | contradicted" in page, "printed a=0 against ResNet8, with the recipe"
 
 
-def test_what_was_not_run_says_so(results, tmp_path_factory):
-    assert row(results, "CIFAR-100: accuracy rises with *a* (41.1, 42.9, 43.4 % at 0, 0.5, 1); gated")["verdict"] == (
-        NOT_MEASURED
-    )
-    nothing = claim_table(tmp_path_factory.mktemp("empty"))
-    assert (nothing["verdict"] == NOT_MEASURED).sum() >= 6
-
-
-def test_convergence_is_judged_by_epochs_to_95_percent(results):
-    faster = row(results, "CIFAR-10: training converges faster")
-    table = convergence_table(load_records(results)).set_index("variant")
-    assert table.loc["printed a=1", "epochs"] < table.loc["printed a=0", "epochs"]
-    assert table.loc["ResNet8", "first accuracy"] == pytest.approx(30)
-    assert table.loc["ResNet8", "first loss"] == pytest.approx(1.7)
-    assert faster["verdict"] == "holds (printed form)"
-
-
-def test_reduced_table_has_the_papers_numbers_beside_ours(results):
-    table = reduced_table(load_records(results))
-    assert table.loc["printed a=1", "cifar10 (paper)"] == "87.0"
-    assert table.loc["ResNet8", "cifar10 (reduced)"] == "61.00 ± 2.48 (3)"
-    assert "cifar100 (reduced)" not in table.columns
-
-
-def test_table_3_with_another_recipe_is_judged_beside_the_first(results):
-    assert not any("our own search" in claim for claim in claim_table(results).index)
-    (results / "recipe").mkdir()
-    for seed, level in enumerate((0.60, 0.62, 0.61)):
-        write_record(results / "recipe", [level], seed, a=0.0, weight_decay=0.03)
-        write_record(results / "recipe", [level - 0.1 - 0.001 * seed], seed, a=1.0, weight_decay=0.03)
-    again = row(results, "with the recipe of our own search; printed")
-    assert again["measured"].startswith("*a* = 1: −10.10 ± 0.25 points")
-    assert again["verdict"] == "*a* = 1: does not hold: the opposite"
-    assert row(results, "with the recipe of our own search; gated")["verdict"] == NOT_MEASURED
-    assert describe_protocol(load_records(results / "recipe")).endswith("cosine schedule, weight decay 0.03")
-
-
-def test_a_protocol_in_words(results):
-    records = load_records(results)
-    assert describe_protocol(records) == (
-        "maps saliency, 64 pixels, 4 epochs, batch 128, learning rate 0.01, cosine schedule"
-    )
-    write_record(results, [0.5], 9, epochs=1)
-    with pytest.raises(ValueError, match="records must share one protocol, got 2"):
-        describe_protocol(load_records(results))
-
-
-def test_the_readme_is_written_between_its_marks(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n" + "\n".join(between_marks(name, "old") for name in readme_parts()) + "\nafter\n")
-    main()
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert all(between_marks(name, part) in text for name, part in readme_parts().items())
-    readme.write_text("no marks")
-    with pytest.raises(ValueError, match="must hold the marks"):
-        main()
+def test_every_comparison_is_of_two_networks_and_asked_once():
+    asked = [(row.question, row.one, row.other) for row in COMPARISONS]
+    assert len(set(asked)) == len(asked)
+    assert all(row.one != row.other and row.question in QUESTIONS for row in COMPARISONS)
+    printed = [row.other.name for row in COMPARISONS if row.question == "accuracy" and row.one.form == "printed"]
+    assert set(printed) == {"printed a=0", "ResNet8"}

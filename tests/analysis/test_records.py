@@ -1,178 +1,161 @@
-"""Records to tables: the arithmetic is checked against numbers worked out by hand or by scipy."""
+"""One reader of records: what training writes is read, and everything else is refused by name with what is wrong."""
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
-from resattn.analysis.records import (
-    NOT_MEASURED,
-    accuracy_table,
-    load_records,
-    main_records,
-    mean_interval,
-    network_name,
-    paired_difference,
-    paired_differences,
-    table3,
-    to_markdown,
-    variant_name,
-    variant_order,
-)
+from resattn import paths
+from resattn.analysis.records import describe_protocol, load_records, main_records, read_record
 from resattn.config import TrainConfig
-from resattn.experiments.controls import FOUR_HEADS
-from resattn.plots.style import variant_style
-
-
-def write_record(folder, test_acc, **settings):
-    config = TrainConfig(**settings)
-    record = {
-        "config": config.identity(),
-        "metrics": {
-            "test_acc": test_acc,
-            "test_acc_at_best_val": test_acc,
-            "epochs": [{"train_loss": 1.0, "val_loss": 1.0, "val_acc": 0.5}],
-        },
-        "parameters": 10,
-        "environment": {"seconds": 1.0, "device": "test"},
-    }
-    path = folder / f"{config.slug}.json"
-    path.write_text(json.dumps(record))
-    return path
+from resattn.experiments.protocols import network
 
 
 @pytest.fixture
-def records(tmp_path):
-    for seed, (base, printed, gated) in enumerate([(0.80, 0.82, 0.85), (0.82, 0.83, 0.84), (0.78, 0.83, 0.86)]):
-        write_record(tmp_path, base, dataset="cifar10", model="resnet8", seed=seed)
-        write_record(tmp_path, printed, dataset="cifar10", form="printed", a=0.0, seed=seed)
-        write_record(tmp_path, gated, dataset="cifar10", form="gated", a=1.0, seed=seed)
-    return tmp_path
+def spoil(tmp_path, make_record):
+    """A function that changes one thing in a good record and reads it: the message of its refusal."""
+
+    def read(change):
+        path = make_record(tmp_path / "records", 0.5, history=[0.4, 0.6, 0.6], form="gated", a=1.0)
+        record = json.loads(path.read_text())
+        change(record)
+        path.write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="is not one that training wrote") as caught:
+            load_records(tmp_path / "records")
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    return read
 
 
-def test_interval_is_students():
-    values = [1.0, 2.0, 4.0, 9.0]
-    mean, half = mean_interval(values)
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert (mean - half, mean + half) == pytest.approx((low, high))
+def test_every_committed_record_is_read():
+    records = load_records(paths.RESULTS)
+    files = [path for path in paths.RESULTS.rglob("*.json") if path.parent.name != "search"]
+    assert len(records) == len(files) == len(set(records["path"]))
 
 
-def test_interval_of_one_value_is_unknown_and_of_none_an_error():
-    assert np.isnan(mean_interval([3.0])[1])
-    with pytest.raises(ValueError, match="values must not be empty"):
-        mean_interval([])
+@pytest.mark.parametrize("value", [1.5, 87.0, float("nan"), float("inf"), None, True, -0.2, "0.5"])
+@pytest.mark.parametrize("name", ["test_acc", "test_acc_at_best_val"])
+def test_an_accuracy_is_a_fraction(spoil, name, value):
+    message = spoil(lambda record: record["metrics"].update({name: value}))
+    assert f"metrics.{name}" in message or "no JSON number" in message
 
 
-def test_accuracy_table_has_the_papers_number_beside_ours(records):
-    table = accuracy_table(load_records(records)).set_index("variant")
-    assert table.loc["ResNet8", "mean"] == pytest.approx(80.0)
-    assert table.loc["ResNet8", "paper"] == 83.3
-    assert table.loc["gated a=1", "paper"] == 87.0
-    assert list(table["seeds"]) == [3, 3, 3]
+@pytest.mark.parametrize("value", [1.5, float("nan"), None, True])
+def test_so_is_every_validation_accuracy(spoil, value):
+    message = spoil(lambda record: record["metrics"]["epochs"][1].update({"val_acc": value}))
+    assert "metrics.epochs[1].val_acc" in message or "no JSON number" in message
 
 
-def test_differences_are_taken_within_seeds(records):
-    table = paired_differences(load_records(records)).set_index("variant")
-    mean, half = mean_interval([5.0, 2.0, 8.0])
-    assert table.loc["gated a=1", ["mean", "half"]].tolist() == pytest.approx([mean, half])
-    assert "ResNet8" not in table.index
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("a", 7, "a must be a number in [0, 1], got 7"),
+        ("model", "resnet9000", "model must be one of"),
+        ("form", "sideways", "form must be one of"),
+        ("source", "crystal-ball", "source must be one of"),
+        ("seed", "0", "seed must be a whole number"),
+        ("seed", 99, "its config belongs to a file"),
+        ("lr", 0.3, "its config belongs to a file"),
+        ("epochs", 0, "epochs must be a whole number"),
+        ("dataset", 5, "not one that training wrote"),
+        ("colour", "red", "unexpected keyword argument"),
+        ("n_val", "many", "n_val must be a whole number"),
+    ],
+)
+def test_settings_are_those_of_a_run_of_this_name(spoil, name, value, said):
+    assert said in spoil(lambda record: record["config"].update({name: value}))
 
 
-def test_a_seed_without_partner_does_not_count(records):
-    write_record(records, 0.99, dataset="cifar10", form="gated", a=1.0, seed=7)
-    table = paired_differences(load_records(records)).set_index("variant")
-    assert table.loc["gated a=1", "seeds"] == 3
+def test_metrics_agree_with_the_epochs(spoil):
+    assert "epochs: [] should be non-empty" in spoil(lambda record: record["metrics"].update(epochs=[]))
+    assert "2 epochs, where config says 3" in spoil(lambda record: record["metrics"]["epochs"].pop())
+    said = spoil(lambda record: record["metrics"].update(best_val_epoch=3))
+    assert "best_val_epoch 3, where val_acc is first highest at 2" in said
 
 
-def test_table3_fills_only_what_was_run_at_the_papers_settings(records):
-    write_record(records, 0.99, dataset="cifar100", form="gated", a=0.5, epochs=2)
-    table = table3(load_records(records))
-    assert table.loc["ResNet8", "cifar10 (ours)"] == "80.00 ± 4.97 (3)"
-    assert table.loc["printed a=1", "cifar10 (ours)"] == NOT_MEASURED
-    assert (table["cifar100 (ours)"] == NOT_MEASURED).all()
-    assert table.loc["printed a=0.5", "cifar100 (paper)"] == "42.9"
+@pytest.mark.parametrize("name", ["finished", "device", "python", "seconds", "threads", "versions"])
+def test_the_environment_holds_text_and_numbers(spoil, name):
+    assert f"environment.{name}" in spoil(lambda record: record["environment"].update({name: None}))
 
 
-def test_table3_of_nothing_is_all_empty(tmp_path):
-    table = table3(load_records(tmp_path))
-    assert (table[["cifar10 (ours)", "cifar100 (ours)"]] == NOT_MEASURED).all(axis=None)
+@pytest.mark.parametrize("part", ["config", "metrics", "parameters", "environment"])
+def test_no_part_may_be_missing(spoil, part):
+    assert f"'{part}' is a required property" in spoil(lambda record: record.pop(part))
 
 
-def test_the_same_seed_twice_is_refused(records):
-    path = write_record(records, 0.5, dataset="cifar10", model="resnet8", seed=0)
-    path.rename(path.with_name("another-name.json"))
-    write_record(records, 0.8, dataset="cifar10", model="resnet8", seed=0)
-    with pytest.raises(ValueError, match="seed 0 is there twice"):
-        accuracy_table(load_records(records))
-
-
-@pytest.mark.parametrize("text", ["", "{not json", "[]", '{"config": {}}', "null"])
-def test_a_file_that_is_no_record_is_named(records, text):
-    (records / "broken.json").write_text(text)
+@pytest.mark.parametrize("text", ["", "{not json", "[]", "null", '{"config": {}}', '"trials"'])
+def test_a_file_that_is_no_record_is_named(tmp_path, text):
+    (tmp_path / "broken.json").write_text(text)
     with pytest.raises(ValueError, match=r"broken\.json is not one that training wrote"):
-        load_records(records)
+        load_records(tmp_path)
 
 
-def test_main_records_keep_the_protocol_with_most_runs(records):
-    write_record(records, 0.1, dataset="cifar10", model="resnet8", seed=9, epochs=1)
-    assert 9 not in set(main_records(load_records(records))["seed"])
+def test_folders_are_read_with_all_below_and_without_searches(tmp_path, make_record):
+    for folder, seed in (("short", 0), ("short/more", 1), ("reduced", 2)):
+        make_record(tmp_path / folder, 0.5, seed=seed)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "found.json").write_text('{"config": {}, "trials": []}')
+    assert load_records(tmp_path)["seed"].tolist() == [0, 1, 2]
+    assert load_records(tmp_path / "short", tmp_path / "reduced")["seed"].tolist() == [0, 1, 2]
+    assert read_record(tmp_path / "search" / "found.json") is None
+    assert len(load_records(tmp_path / "nothing")) == 0
 
 
-def test_variants_come_baseline_first_then_by_form_and_strength():
-    names = ["gated a=1", "printed a=0.5", "ResNet8", "printed a=0", "gated a=0.5"]
-    assert variant_order(names) == ["ResNet8", "printed a=0", "printed a=0.5", "gated a=0.5", "gated a=1"]
+def test_a_run_that_lies_in_two_folders_counts_once_if_it_is_the_same(tmp_path, make_record):
+    make_record(tmp_path / "one", 0.5)
+    make_record(tmp_path / "two", 0.5)
+    assert len(load_records(tmp_path)) == 1
+    make_record(tmp_path / "two", 0.6)
+    with pytest.raises(ValueError, match="with another result; keep one of them"):
+        load_records(tmp_path)
 
 
-def test_controls_have_names_of_their_own_and_come_last():
-    configs = [
-        TrainConfig(model="resnet8"),
-        TrainConfig(form="gated", a=1, source="dino-tiny"),
-        TrainConfig(form="gated", a=1, source="dino-tiny", heads="all"),
-        TrainConfig(form="gated", a=1, source="dino-tiny", heads=2),
-        TrainConfig(form="scaled", a=1),
-        TrainConfig(form="unmasked", a=1),
-        TrainConfig(model="resnet8-cbam"),
-        TrainConfig(model="resnet8", widths=(18, 36, 71)),
-    ]
-    names = [variant_name(config.identity()) for config in configs]
-    assert names == ["ResNet8", "gated a=1", "gated a=1 all heads", "gated a=1 head 2", "scaled a=1", "unmasked a=1", "CBAM-ResNet8", "ResNet8 18-36-71"]  # fmt: skip
-    assert variant_order(names[::-1]) == names
-    assert len({str(variant_style(name)) for name in ("ResNet8", "gated a=1", "scaled a=1", "unmasked a=1", "CBAM-ResNet8")}) == 5  # fmt: skip
+def test_settings_are_columns(tmp_path, make_record):
+    make_record(tmp_path, 0.5, form="gated", a=0.5, source="shuffled", base="vit-s14", seed=3, lr=0.01)
+    make_record(tmp_path, 0.5, model="resnet8", widths=(18, 36, 71), seed=3, lr=0.01)
+    plain, gated = load_records(tmp_path).to_dict("records")[::-1]
+    assert (gated["form"], gated["a"], gated["source"], gated["base"]) == ("gated", 0.5, "shuffled", "vit-s14")
+    assert (gated["model"], gated["seed"], gated["lr"], gated["epochs"]) == ("resattn", 3, 0.01, 1)
+    assert gated["network"] == network(form="gated", a=0.5, source="shuffled", base="vit-s14")
+    assert (plain["widths"], plain["name"]) == ((18, 36, 71), "ResNet8 18-36-71")
+    assert pd.isna(plain["form"])
+    assert pd.isna(plain["a"])
+    assert plain["protocol"] == gated["protocol"], "networks and seeds are no part of it"
 
 
-def test_a_networks_name_says_whose_maps_it_looks_at_where_it_does():
-    def name(**settings):
-        return network_name(TrainConfig(**settings).identity())
-
-    assert name(form="gated", a=1, source="dino-tiny", heads="all") == "gated a=1, dino-tiny all heads"
-    assert name(form="gated", a=1, source="dino-tiny", weights=FOUR_HEADS) == "gated a=1, dino-tiny-4heads"
-    assert name(form="gated", a=1, source="dino", weights="random") == "gated a=1, dino random"
-    assert name(form="gated", a=1, source="dino") == "gated a=1, dino"
-    assert name(form="printed", a=0.5, source="saliency") == "printed a=0.5, saliency"
-    assert name(form="printed", a=0, source="saliency") == "printed a=0"
-    assert name(form="unmasked", a=1, source="saliency") == "unmasked a=1"
-    assert name(model="resnet8-se") == "SE-ResNet8"
+@pytest.mark.parametrize("preset", ["paper", "reduced", "short", "demo"])
+def test_the_preset_is_known_whatever_the_maps(tmp_path, make_record, preset):
+    settings = vars(TrainConfig.preset(preset, dataset="shapes", source="center"))
+    make_record(tmp_path, 0.5, **settings)
+    make_record(tmp_path, 0.5, **settings | {"lr": 0.123})
+    assert sorted(load_records(tmp_path)["preset"]) == sorted([preset, "other"])
 
 
-def test_only_networks_of_table_3_have_a_number_of_the_paper(records):
-    write_record(records, 0.7, dataset="cifar10", form="scaled", a=1.0, seed=0)
-    write_record(records, 0.7, dataset="cifar10", model="resnet8-se", seed=0)
-    write_record(records, 0.7, dataset="cifar10", model="resnet8", widths=(18, 36, 71), seed=0)
-    table = accuracy_table(load_records(records)).set_index("variant")["paper"]
-    assert table.dropna().to_dict() == {"ResNet8": 83.3, "printed a=0": 83.3, "gated a=1": 87.0}
-    assert table3(load_records(records)).loc["SE-ResNet8", "cifar10 (paper)"] == "–"
+def test_main_records_are_of_one_protocol_and_one_source(tmp_path, make_record):
+    short = {"dataset": "cifar10", "epochs": 5, "image_size": 64, "lr": 0.01}
+    for seed in range(3):
+        make_record(tmp_path, 0.5, **short, model="resnet8", seed=seed)
+        make_record(tmp_path, 0.5, **short, form="gated", a=1.0, source="saliency", seed=seed)
+        make_record(tmp_path, 0.5, **short, form="printed", a=0.0, source="saliency", seed=seed)
+        make_record(tmp_path, 0.5, **short, model="resnet8-se", seed=seed)
+        make_record(tmp_path, 0.5, **short | {"epochs": 2}, model="resnet8", seed=seed)
+    assert len(main_records(load_records(tmp_path))) == 9
+    make_record(tmp_path, 0.5, **short, form="gated", a=1.0, source="vit-s14")
+    make_record(tmp_path, 0.4, **short, form="printed", a=0.0, source="vit-s14")
+    main = main_records(load_records(tmp_path))
+    assert set(main["source"].dropna()) == {"vit-s14"}, "the preset's own maps, though there are fewer"
+    assert main["variant"].tolist() == [*3 * ["ResNet8"], *3 * ["printed a=0"], "gated a=1"]
+    make_record(tmp_path, 0.5, **short | {"epochs": 100}, model="resnet8")
+    assert set(main_records(load_records(tmp_path))["preset"]) == {"reduced"}
 
 
-def test_a_pair_needs_one_run_a_seed():
-    one, twice = pd.Series([0.5], index=[0]), pd.Series([0.5, 0.6], index=[0, 0])
-    with pytest.raises(ValueError, match="must hold one run a seed"):
-        paired_difference(one, twice)
-
-
-def test_markdown_holds_every_cell(records):
-    table = table3(load_records(records))
-    lines = to_markdown(table).splitlines()
-    assert len(lines) == len(table) + 2
-    assert lines[2].split(" | ")[1] == "83.3"
+def test_a_protocol_in_words(tmp_path, make_record):
+    make_record(tmp_path, 0.5, epochs=5, image_size=64, lr=0.01, form="gated", weight_decay=0.03)
+    records = load_records(tmp_path)
+    said = "64 pixels, 5 epochs, batch 128, learning rate 0.01, cosine schedule, weight decay 0.03"
+    assert describe_protocol(records) == f"maps saliency, {said}"
+    assert describe_protocol(records, maps=False) == said
+    make_record(tmp_path, 0.5, epochs=1, image_size=64)
+    with pytest.raises(ValueError, match="records must share one protocol"):
+        describe_protocol(load_records(tmp_path))

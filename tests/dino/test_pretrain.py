@@ -172,7 +172,7 @@ def test_impossible_settings_are_refused_by_name(wrong):
 
 def test_help_says_what_there_is_and_is_quick():
     shown = subprocess.run(
-        [sys.executable, "-m", "resattn.dino.pretrain", "--help"], capture_output=True, text=True, cwd=paths.ROOT
+        [sys.executable, "-m", "resattn", "dino", "--help"], capture_output=True, text=True, cwd=paths.ROOT
     )
     assert shown.returncode == 0
     assert "--teacher-temperature" in shown.stdout

@@ -1,6 +1,7 @@
 """The fast paths give what the plain ones give: compiled and bfloat16 steps, and the straightforward pipeline beside ours."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -172,3 +173,11 @@ def test_memory_of_a_run_counts_its_workers_and_leaves_out_those_that_ended():
     assert alone > 64
     assert together > alone + 64
     assert measure.tree_memory_mb(process.pid) == 0
+
+
+def test_a_process_that_ends_while_it_is_looked_at_counts_as_nothing(monkeypatch):
+    def ended(process):
+        raise psutil.ZombieProcess(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", ended)
+    assert measure.tree_memory_mb(os.getpid()) == 0

@@ -1,0 +1,164 @@
+"""The one command: ``python -m resattn train | maps | dino | search | run | report``, each with ``--help``."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from resattn import paths
+
+Options = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit status is 0 if all went well, 1 if a run failed, 2 for bad options or files, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="python -m resattn", description="Train, compare and report attention-gated networks."
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    for name, (purpose, add_options, act) in _VERBS.items():
+        # Without abbreviations: the search has no --lr, which must not be taken for --lr-range.
+        verb = verbs.add_parser(
+            name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
+        )
+        verb.set_defaults(act=act)
+        if argv[:1] == [name]:  # the options of some verbs need torch
+            add_options(verb)
+    options = vars(parser.parse_args(argv))
+    try:
+        return options.pop("act")(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted. What is finished is kept; the same command goes on from there.", flush=True)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{parser.prog} {argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, FloatingPointError) else 2
+
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    from resattn.config import add_settings
+
+    parser.add_argument("--records", type=Path, default=paths.RUNS / "records", help="folder for the record")
+    add_settings(parser)
+
+
+def _train(options: Options) -> int:
+    from resattn.config import chosen_settings
+
+    config = chosen_settings(options)
+    from resattn.training import trainer  # after the check: it takes seconds
+
+    metrics = trainer.train(config, records=options["records"])["metrics"]
+    best = f"(best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
+    print(f"test accuracy {100 * metrics['test_acc']:.2f} % {best}")
+    print(f"record: {options['records'] / f'{config.slug}.json'}")
+    return 0
+
+
+def _maps_options(parser: argparse.ArgumentParser) -> None:
+    from resattn.config import ATTENTION_SOURCES
+
+    parser.add_argument("--dataset", default="shapes", help="default %(default)s")
+    parser.add_argument("--root", help="where data sets live; default data/")
+    parser.add_argument("--size", type=int, help="pixels on a side that a folder's images are resized to")
+    parser.add_argument("--source", choices=ATTENTION_SOURCES, default="saliency", help="default %(default)s")
+    parser.add_argument("--heads", default="mean", help="mean, max, all, or a number; default %(default)s")
+    parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a file; default %(default)s")
+    parser.add_argument("--device", help="default: CUDA if present, else the CPU")
+
+
+def _maps(options: Options) -> int:
+    from resattn.attention.maps import dataset_maps
+    from resattn.config import CLS_SOURCES
+    from resattn.data.datasets import load_dataset
+    from resattn.training.trainer import find_device
+
+    data = load_dataset(options["dataset"], options["root"], size=options["size"])
+    settings = {"device": find_device(options["device"])}
+    if options["source"] in CLS_SOURCES:
+        heads = options["heads"]
+        settings |= {"heads": int(heads) if heads.isdigit() else heads, "weights": options["weights"]}
+    for split, maps in zip(("train", "test"), dataset_maps(data, options["source"], **settings), strict=True):
+        print(f"{split}: {'x'.join(map(str, maps.shape))} maps of {options['source']}, mean {maps.mean():.3f}")
+    return 0
+
+
+def _dino_options(parser: argparse.ArgumentParser) -> None:
+    from resattn.dino.config import add_options
+
+    parser.add_argument("--out", type=Path, help="folder for all that is written; default runs/dino/<settings>")
+    add_options(parser)
+
+
+def _dino(options: Options) -> int:
+    from resattn.attention.tiny import build_vit, seeded
+    from resattn.data.datasets import load_dataset
+    from resattn.dino.config import DinoConfig
+    from resattn.dino.pretrain import focus, pretrain
+    from resattn.files import write_json
+
+    options = {name: value for name, value in options.items() if value is not None}
+    out = options.pop("out", None)
+    config = DinoConfig(**options)
+    out = out or paths.RUNS / "dino" / config.slug
+    record = pretrain(config, folder=out)
+    if "test" in record["metrics"]:  # what chance alone achieves, to judge the trained one by
+        test = load_dataset(config.dataset, config.root).test
+        untrained = (seeded(i, lambda: build_vit(**config.vit)) for i in range(10))
+        record["metrics"]["untrained"] = [focus(vit, test) for vit in untrained]
+    print(f"record: {write_json(out / 'record.json', record)}")
+    print(f"weights: {out / 'vit.safetensors'}")
+    return 0
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--records", type=_folder, help="run records (default: of the profile run last, else the committed ones)"
+    )
+    parser.add_argument("--figures", type=_folder, help="figures to show (default: figures/ beside the records)")
+    parser.add_argument("--notebooks", type=_folder, help="executed notebooks (default: notebooks/ beside the records)")
+    parser.add_argument("--out", type=Path, default=paths.REPORT, help="where to write (default: report/)")
+
+
+def _report(options: Options) -> int:
+    from resattn.report.page import build_report, newest_records
+
+    records = options["records"] or newest_records()
+    figures, notebooks = (options[name] or records.resolve().parent / name for name in ("figures", "notebooks"))
+    print(f"report: {build_report(records, figures, notebooks, options['out'])}")
+    return 0
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder that exists, got {text}")
+    return Path(text)
+
+
+def _lazy(module: str, name: str) -> Callable:
+    """A function that is imported when it is called."""
+
+    def call(argument: Any) -> Any:
+        import importlib
+
+        return getattr(importlib.import_module(f"resattn.experiments.{module}"), name)(argument)
+
+    return call
+
+
+_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], int]]] = {
+    "train": ("train one network and write its record", _train_options, _train),
+    "maps": ("compute the attention maps of a data set and keep them in the cache", _maps_options, _maps),
+    "dino": ("pretrain a small ViT without labels", _dino_options, _dino),
+    "search": ("search learning rate and weight decay by validation accuracy", _lazy("search", "add_options"), _lazy("search", "main")),
+    "run": ("run a profile's notebooks, or a list of trainings; what is finished is skipped", _lazy("notebooks", "add_options"), _lazy("notebooks", "main")),
+    "report": ("put all that was measured on one offline page", _report_options, _report),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # set, because nohup and background jobs start with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    sys.exit(main())
