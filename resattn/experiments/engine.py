@@ -271,4 +271,10 @@ def _child() -> None:
 
     run = pickle.load(sys.stdin.buffer)
     threading.Thread(target=watch, daemon=True).start()
-    run.execute()
+    try:
+        run.execute()
+    except Exception as error:  # the last line of the log is the one that is reported
+        traceback.print_exc()
+        text = " ".join(str(getattr(error, "evalue", error)).split())  # a notebook's error is told by its kernel
+        print(f"{getattr(error, 'ename', type(error).__name__)}: {text}", file=sys.stderr)
+        sys.exit(1)
