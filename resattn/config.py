@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,8 @@ def chosen_settings(options: dict[str, Any]) -> TrainConfig:
 
 def has_cuda() -> bool:
     """Whether PyTorch can use a CUDA GPU here."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
     import torch  # here, because it takes a second or two
 
     return torch.cuda.is_available()

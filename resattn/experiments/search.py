@@ -4,21 +4,17 @@ Scored by validation accuracy; no trial sees the test split. The trials run on t
 and start a search as you like. Also ``python -m resattn search``.
 """
 
-import argparse
 import dataclasses
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resattn import paths
-from resattn.config import PAPER, TrainConfig, add_settings, chosen_settings
+from resattn.config import PAPER, TrainConfig
 from resattn.experiments.engine import Engine
-from resattn.experiments.notebooks import add_workers
 from resattn.files import digest, write_json
 
 _STAGES = ("random", "paper", "grid", "confirm")
@@ -292,43 +288,3 @@ def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
     if out is not None:
         write_json(out, record)
     return record
-
-
-def _sides(text: str) -> tuple[int, int]:
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"must be two whole numbers such as 5x5, got {text!r}")
-    return int(sides[0]), int(sides[1])
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb ``search``."""
-    default = {field.name: field.default for field in dataclasses.fields(SearchPlan)}
-    add = parser.add_argument
-    add("--trials", type=int, default=default["trials"], help="random points (default %(default)s)")
-    add("--grid", type=_sides, default=default["grid"], help="learning rates x weight decays (default 5x5)")
-    add("--span", type=float, default=default["span"], help="grid's share of the ranges (default %(default)s)")
-    add("--confirm", type=int, default=default["confirm"], help="further seeds for the best (default %(default)s)")
-    for name in ("lr", "weight_decay"):
-        option, (low, high) = f"--{name.replace('_', '-')}-range", default[name]
-        shown = f"default {low:g} {high:g}"
-        add(option, type=float, nargs=2, metavar=("LOW", "HIGH"), default=(low, high), help=shown)
-    add("--storage", type=Path, default=paths.RUNS / "search" / "search.journal", help="Optuna's journal file")
-    add("--out", type=Path, help="the record (default: STUDY.json beside the journal)")
-    add_workers(parser)
-    add_settings(parser, without=("lr", "weight_decay"))
-
-
-def main(options: dict[str, Any]) -> int:
-    """Search learning rate and weight decay, and write the record."""
-    ranges = {name: tuple(options[f"{name}_range"]) for name in ("lr", "weight_decay")}
-    numbers = {name: options[name] for name in ("trials", "grid", "span", "confirm")}
-    plan = SearchPlan(chosen_settings(options), **numbers, **ranges)
-    out = options["out"] or options["storage"].with_name(f"{plan.name}.json")
-    try:
-        search(plan, options["storage"], out=out, jobs=options["jobs"], scheduler=options["scheduler"])
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"record: {out}")
-    return 0
