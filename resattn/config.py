@@ -16,6 +16,7 @@ CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
 MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
 WIDTHS = (16, 32, 64)
+LARGEST_SIDE = 4096  # pixels that a folder's images are resized to: beyond it a typing error takes all memory
 CLS_SOURCES = ("dino", "dino-tiny", "vit-s14")  # [CLS] attention, so they have heads
 ATTENTION_SOURCES = (
     *CLS_SOURCES,
@@ -151,9 +152,11 @@ class TrainConfig:
             object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be True, False or None, got {self.compile!r}")
-        for name in ("n_val", "size"):
+        for name, high in {"n_val": math.inf, "size": LARGEST_SIDE}.items():
             if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), 1, math.inf, whole=True)
+                _check_number(name, getattr(self, name), 1, high, whole=True)
+        if self.weights == "random" and self.uses_maps and self.source in ("dino-tiny", "vit-s14"):
+            raise ValueError(f"weights must be 'pretrained' or a file for source={self.source!r}, got 'random'")
         if self.image_size % 4:
             raise ValueError(f"image_size must be a multiple of 4, got {self.image_size}")
 
@@ -191,7 +194,7 @@ class TrainConfig:
             del values["base"]
         if not self.uses_maps or self.source not in CLS_SOURCES:
             del values["heads"], values["weights"]
-        elif self.source == "vit-s14" or (self.source == "dino-tiny" and self.weights in ("pretrained", "random")):
+        elif self.source == "vit-s14" or (self.source == "dino-tiny" and self.weights == "pretrained"):
             del values["weights"]  # there is one in a package, and it is pretrained
         elif Path(self.weights).is_file():
             values["weights"] = file_digest(self.weights)[:16]

@@ -119,9 +119,7 @@ def attention_maps(
     if source == "center":
         return _gaussian_map().expand(n, 1, -1, -1).clone()
     if source in _FROM_MASKS:
-        if masks is None or len(masks) != n:
-            given = "None" if masks is None else f"{len(masks)}"
-            raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
+        _check_masks(masks, n, source)
         return _FROM_MASKS[source](masks)
     if source == "shuffled":
         if base not in set(ATTENTION_SOURCES) - {"shuffled", "uniform", "center"}:
@@ -136,6 +134,8 @@ def attention_maps(
         )
 
     _check_heads(heads)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
     backbone = _BACKBONES[source]
     heads = heads if source in CLS_SOURCES else "mean"
     settings = {"source": source, "heads": heads, "version": 1} | backbone.identify(model, weights, seed)
@@ -147,7 +147,10 @@ def attention_maps(
         vit = backbone.load(model, weights, seed).to(device)
 
         def extract(batch: Tensor) -> Tensor:
-            maps = aggregate_heads(backbone.read(vit, vit_input(vit, _send(batch, device))), heads).float()
+            attention = backbone.read(vit, vit_input(vit, _send(batch, device)))
+            if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
+                raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
+            maps = aggregate_heads(attention, heads).float()
             return ((255 * maps).round().to(torch.uint8) if backbone.in_bytes else maps).cpu()
 
         return extract
@@ -366,8 +369,18 @@ def _check_heads(heads: str | int) -> None:
         raise ValueError(f"heads must be 'mean', 'max', 'all' or the index of a head, got {heads!r}")
 
 
+def _check_masks(masks: Tensor | None, n: int, source: str) -> None:
+    if masks is None or len(masks) != n:
+        given = "None" if masks is None else f"{len(masks)}"
+        raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
+    if masks.ndim != 4 or masks.shape[1] != 1 or not ((masks >= 0) & (masks <= 1)).all():
+        raise ValueError(
+            f"masks must be (N, 1, h, w) in [0, 1], got {tuple(masks.shape)} from {float(masks.min())} to {float(masks.max())}"
+        )
+
+
 def _tiny_weights(weights: str | Path) -> Path:
-    path = WEIGHTS if weights in ("pretrained", "random") else Path(weights)
+    path = WEIGHTS if weights == "pretrained" else Path(weights)
     if not path.is_file():
         raise ValueError(
             f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got {str(weights)!r}"

@@ -6,7 +6,9 @@ from torch.nn import functional as F
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1])."""
+    """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1], above 0)."""
+    if std.device.type == "cpu" and not (std > 0).all():  # on a GPU looking at a number would wait for it
+        raise ValueError(f"std must be above 0 in each channel, got {std.tolist()}")
     scale = 1 / (255 * std.to(images.device))
     shift = mean.to(images.device) / std.to(images.device)
     return images * scale[:, None, None] - shift[:, None, None]

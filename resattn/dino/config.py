@@ -88,6 +88,7 @@ class DinoConfig:
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
         checks = {
             "centring": (lambda v: v in ("sinkhorn", "mean"), "'sinkhorn' or 'mean'"),
+            "local_crops drawn seed freeze_epochs warmup_epochs": (lambda v: v >= 0, "at least 0"),
             "epochs batch_size patch dim depth heads prototypes": (lambda v: v >= 1, "at least 1"),
             "stop_after": (lambda v: v is None or v >= 1, "at least 1 or None"),
             "image_size global_size local_size": (

@@ -11,7 +11,6 @@ import math
 import time
 from pathlib import Path
 
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -20,8 +19,9 @@ from resattn.config import TrainConfig, add_settings, chosen_settings
 from resattn.data.datasets import Dataset, Split, load_dataset
 from resattn.experiments.search_plan import SearchPlan
 from resattn.experiments.search_queue import Point, PointQueue
-from resattn.files import atomic_write, write_json
+from resattn.files import write_json
 from resattn.progress import clock
+from resattn.training.checkpoint import save_checkpoint
 from resattn.training.environment import code_revision, describe_environment
 from resattn.training.trainer import Run, find_device
 
@@ -115,7 +115,7 @@ def _train(config: TrainConfig, data: Dataset, checkpoint: Path) -> dict:
     try:
         while run.epoch < config.epochs:
             run.train_epoch()
-            atomic_write(checkpoint, lambda partial: torch.save(run.state(), partial))
+            save_checkpoint(checkpoint, run.state())
     except FloatingPointError as error:
         diverged = str(error)
     about = describe_environment(run.device, run.revision)

@@ -54,8 +54,8 @@ class ResizedPatchStem(nn.Module):
         self, in_channels: int, out_channels: int, patch: int = 4, image_size: int = 224, mode: str = "bicubic"
     ):
         super().__init__()
-        if patch < 1 or image_size < patch or image_size % patch:
-            raise ValueError(f"image_size must be a positive multiple of patch ({patch}), got {image_size}")
+        if patch < 1 or not isinstance(image_size, int) or image_size < patch or image_size % patch:
+            raise ValueError(f"image_size must be a positive multiple of patch ({patch}), got {image_size!r}")
         if mode not in _MODES:
             raise ValueError(f"mode must be one of {', '.join(_MODES)}; got {mode!r}")
         self.patch, self.image_size, self.mode = patch, image_size, mode

@@ -277,6 +277,45 @@ def test_oracle_is_the_masks(shapes):
     assert test.equal(shapes.test.masks)
 
 
+@pytest.mark.parametrize(
+    "masks",
+    [
+        torch.zeros(4, 28, 28),
+        torch.zeros(4, 2, 28, 28),
+        torch.full((4, 1, 8, 8), float("nan")),
+        1.1 * torch.ones(4, 1, 8, 8),
+    ],
+    ids=["rank", "channels", "nan", "above one"],
+)
+@pytest.mark.parametrize("source", ["oracle", "box", "square"])
+def test_masks_that_are_none_are_refused(masks, source):
+    with pytest.raises(ValueError, match=r"masks must be \(N, 1, h, w\) in \[0, 1\]"):
+        attention_maps(images_of(4), source, masks=masks)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_batch_of_nothing_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number at least 1, got {batch_size}"):
+        attention_maps(images_of(2), "dino", model=TINY, weights="random", batch_size=batch_size)
+
+
+def test_weights_that_are_not_finite_give_no_maps(tmp_path):
+    """Scaled to [0, 1], NaN would be a map of exactly 0, and kept like a good one."""
+    vit = timm.create_model(TINY, num_classes=0)
+    vit.blocks[3].mlp.fc1.weight.data[0, 0] = float("nan")
+    torch.save(vit.state_dict(), tmp_path / "broken.pth")
+    for _ in range(2):  # the second time must not find them on disk
+        with pytest.raises(
+            ValueError, match=r"weights '.*broken.pth' of source 'dino' give attention that is not finite"
+        ):
+            attention_maps(images_of(2), "dino", model=TINY, weights=tmp_path / "broken.pth")
+
+
+def test_random_weights_are_not_replaced_by_trained_ones():
+    with pytest.raises(ValueError, match=r"weights must be 'pretrained' or a file .*'random'"):
+        attention_maps(images_of(2), "dino-tiny", weights="random")
+
+
 def test_saliency_of_an_image_is_its_own():
     """What else is in the batch does not matter."""
     images = images_of(4)

@@ -255,3 +255,8 @@ def test_maps_can_be_left_where_they_are():
     assert kept.equal(maps)
     assert not moved_maps.equal(maps)
     assert moved.equal(again)
+
+
+def test_a_deviation_of_zero_is_refused():
+    with pytest.raises(ValueError, match="std must be above 0 in each channel"):
+        normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), ZERO, torch.tensor([0.2, 0.0, 0.2]))

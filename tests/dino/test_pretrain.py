@@ -163,7 +163,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"centring": "none"}, {"global_size": 30}, {"heads": 5}, {"momentum": (0.9, 2.0)}, {"epochs": 0}]
+    "wrong",
+    [
+        {"centring": "none"},
+        {"global_size": 30},
+        {"heads": 5},
+        {"momentum": (0.9, 2.0)},
+        {"epochs": 0},
+        {"local_crops": -1},
+    ],
 )
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -465,6 +465,7 @@ def test_a_strength_that_is_none_is_refused(a):
         ({"depths": (1, 0, 1)}, "widths and depths must be equally long and positive"),
         ({"num_classes": 1}, "num_classes must be at least 2"),
         ({"attention_channels": 0}, "attention_channels at least 1"),
+        ({"image_size": "224"}, "image_size must be a positive multiple of patch"),
         ({"image_size": 30}, "image_size must be a positive multiple of patch"),
     ],
 )
