@@ -53,7 +53,7 @@ def augment(
     shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device) - padding
     flipped = torch.rand(n, generator=generator, device=device) < flip
     moved = _crop_and_flip(images, shift, flipped, padding)
-    rectangles = _erase_rectangles(n, height, width, erase, erase_area, erase_aspect, generator)
+    rectangles = _erase_rectangles(images, erase, erase_area, erase_aspect, generator)
     noise = torch.randn(images.shape, generator=generator, device=device)
     moved = torch.where(rectangles[:, None], noise, normalise(moved, mean, std))
     if maps is not None and move_maps:
@@ -89,19 +89,17 @@ def _move_maps(maps: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Te
 
 
 def _erase_rectangles(
-    n: int,
-    height: int,
-    width: int,
+    images: Tensor,
     probability: float,
     area: tuple[float, float],
     aspect: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Boolean (n, height, width): the rectangle to erase, empty for samples left alone.
+    """Boolean (B, H, W) for images (B, C, H, W): the rectangle to erase, empty for samples left alone.
 
     The same ten draws as torchvision's RandomErasing, all made at once: the first that fits counts, none means no erasing.
     """
-    device = generator.device
+    (n, _, height, width), device = images.shape, images.device
     uniform = torch.rand((5, n, 10), generator=generator, device=device)
     log_aspect = torch.tensor(aspect).log()
     target = height * width * (area[0] + (area[1] - area[0]) * uniform[0])

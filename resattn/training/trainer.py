@@ -253,9 +253,11 @@ class Run:
 
     def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
         """One update; returns the loss without waiting for it."""
+        self.optimiser.zero_grad(
+            set_to_none=True
+        )  # first: under CUDA graphs gradients lie where the next replay writes
         torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs returned may be written over
         loss = self._loss(self.forward, images, maps, labels)
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = rate
