@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1], above 0)."""
     if std.device.type == "cpu" and not (std > 0).all():  # on a GPU looking at a number would wait for it
         raise ValueError(f"std must be above 0 in each channel, got {std.tolist()}")
@@ -30,7 +30,7 @@ def augment(
 ) -> tuple[Tensor, Tensor | None]:
     """Augment a whole batch at once, each sample with its own random numbers (Sec. 4).
 
-    Pad with black and crop back, flip left-right, normalise, then erase a rectangle with unit normal noise. The attention
+    Pad with black and crop back, flip left-right, normalize, then erase a rectangle with unit normal noise. The attention
     map moves with the crop and the flip (by the same fraction of its width, bilinearly, zero outside); it is not erased,
     because it was computed on the clean image.
 
@@ -46,7 +46,7 @@ def augment(
         erase_aspect: smallest and largest height / width of the rectangle, log-uniform between.
 
     Returns:
-        images float32 (B, C, H, W), normalised; maps as given in shape and dtype, or None.
+        images float32 (B, C, H, W), normalized; maps as given in shape and dtype, or None.
     """
     n, _, height, width = images.shape
     device = images.device
@@ -55,7 +55,7 @@ def augment(
     moved = _crop_and_flip(images, shift, flipped, padding)
     rectangles = _erase_rectangles(images, erase, erase_area, erase_aspect, generator)
     noise = torch.randn(images.shape, generator=generator, device=device)
-    moved = torch.where(rectangles[:, None], noise, normalise(moved, mean, std))
+    moved = torch.where(rectangles[:, None], noise, normalize(moved, mean, std))
     if maps is not None and move_maps:
         maps = _move_maps(maps, shift[0] / height, shift[1] / width, flipped)
     return moved, maps

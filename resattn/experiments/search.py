@@ -22,8 +22,8 @@ from resattn.experiments.search_queue import Point, PointQueue
 from resattn.files import write_json
 from resattn.progress import clock
 from resattn.training.checkpoint import save_checkpoint
-from resattn.training.environment import code_revision, describe_environment
-from resattn.training.trainer import Run, find_device
+from resattn.training.environment import code_revision, describe_environment, tune_process
+from resattn.training.trainer import Trainer, find_device
 
 _WAIT = 1.0  # seconds between two looks at the journal while others finish the points of a stage
 
@@ -48,6 +48,7 @@ def search(
         ValueError: the settings or the data set are not as they must be, or every random point diverged.
     """
     deadline = time.monotonic() + 60 * minutes
+    tune_process(find_device(plan.config.device))
     data = _without_test(load_dataset(plan.config.dataset, plan.config.root))
     queue = PointQueue(Path(journal), plan.name, patience)
     stages = (
@@ -109,7 +110,7 @@ def _measure(plan: SearchPlan, data: Dataset, queue: PointQueue, trial: Trial, p
 
 
 def _train(config: TrainConfig, data: Dataset, checkpoint: Path) -> dict:
-    run = Run(config, data, find_device(config.device))
+    run = Trainer(config, data, find_device(config.device))
     run.resume(checkpoint)
     diverged = None
     try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resattn.attention.maps import aggregate_heads, attention_maps, border_contrast
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import cls_attention, load_vit, vit_input
-from resattn.data.augment import normalise
+from resattn.data.augment import normalize
 from resattn.data.datasets import Dataset, channel_stats
 from resattn.models.checkpoints import demo_weights, load_trained, trained_config
 from resattn.models.resattn import check_strength, coefficients
@@ -131,7 +131,7 @@ class Explorer:
             raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
         a = check_strength(a)
         self._check_classes()
-        x = self.net.stem(normalise(view.picture.pixels[None], self.mean, self.std))
+        x = self.net.stem(normalize(view.picture.pixels[None], self.mean, self.std))
         skips, features, passed = [], [], []
         used = coefficients(form, a)
         for block, mask in zip(self.net.blocks, view.masks, strict=True):

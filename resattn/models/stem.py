@@ -45,7 +45,7 @@ class ResizedPatchStem(nn.Module):
         mode: "bicubic" (Sec. 4), "bilinear" or "nearest".
 
     Attributes:
-        weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalisation follows.
+        weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalization follows.
         taps_<length>: for each side that the joint convolution is used for, (outputs per period, patch, window): the share of each
             input pixel in each pixel of a patch. Buffers that stay out of the state dict, in the weight's dtype, on its device.
     """

@@ -18,7 +18,8 @@ from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import cls_attention, vit_input
 from resattn.attention.vit_s14 import _decoder, decoded_saliency
 from resattn.data.datasets import Split
-from resattn.training.trainer import Run, count_correct
+from resattn.training.evaluation import count_correct
+from resattn.training.trainer import Trainer
 
 CUDA = torch.device("cuda", 0)
 
@@ -75,19 +76,19 @@ def make_run(make_folder, monkeypatch):
     root = make_folder(train=20).parent
     pending = []
 
-    def make(**changes) -> Run:
+    def make(**changes) -> Trainer:
         config = TrainConfig("birds", str(root), image_size=64, batch_size=8, epochs=1, compile=False, **changes)
-        pending.append(Run(config, load_dataset("birds", config.root), torch.device("cpu")))
+        pending.append(Trainer(config, load_dataset("birds", config.root), torch.device("cpu")))
         return pending[-1]
 
     return make
 
 
-def move(run: Run) -> None:
+def move(run: Trainer) -> None:
     """What a run keeps, as fake tensors on CUDA."""
     run.device = CUDA
     run.model = run.forward = FakeModel(run.model)
-    run.optimiser = torch.optim.AdamW(run.model.parameters(), run.config.lr, fused=True)
+    run.optimizer = torch.optim.AdamW(run.model.parameters(), run.config.lr, fused=True)
     run.mean, run.std = on_cuda(run.mean), on_cuda(run.std)
     for name in ("fit", "val"):
         split, maps = getattr(run, name), getattr(run, f"{name}_maps")
@@ -118,7 +119,7 @@ def test_training_evaluation_and_checkpoint_stay_on_the_gpu(changes, make_run, f
     assert loss.device == correct.device == CUDA
 
     state = run.state()
-    moments = [v for slots in state["optimiser"]["state"].values() for v in slots.values()]
+    moments = [v for slots in state["optimizer"]["state"].values() for v in slots.values()]
     assert len(moments) == 3 * len(run.model.parameters())
     assert {value.device for value in [*state["model"].values(), *moments]} == {CUDA}
 
