@@ -53,6 +53,8 @@ def _train(options: Options) -> int:
     from resattn.training import trainer  # after the check: it takes seconds
 
     metrics = trainer.train(config, records=options["records"])["metrics"]
+    if int(os.environ.get("RANK", 0)):
+        return 0  # under torchrun one process speaks for all
     best = f"(best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
     print(f"test accuracy {100 * metrics['test_acc']:.2f} % {best}")
     print(f"record: {options['records'] / f'{config.slug}.json'}")
@@ -88,10 +90,11 @@ def _maps(options: Options) -> int:
 
 
 def _dino_options(parser: argparse.ArgumentParser) -> None:
-    from resattn.dino.config import add_options
+    from resattn.dino.config import DinoConfig
+    from resattn.settings import add_options
 
     parser.add_argument("--out", type=Path, help="folder for all that is written; default runs/dino/<settings>")
-    add_options(parser)
+    add_options(parser, DinoConfig)
 
 
 def _dino(options: Options) -> int:
@@ -100,11 +103,10 @@ def _dino(options: Options) -> int:
     from resattn.dino.config import DinoConfig
     from resattn.dino.pretrain import focus, pretrain
     from resattn.files import write_json
+    from resattn.settings import given
 
-    options = {name: value for name, value in options.items() if value is not None}
-    out = options.pop("out", None)
-    config = DinoConfig(**options)
-    out = out or paths.RUNS / "dino" / config.slug
+    config = DinoConfig(**given(options, DinoConfig))
+    out = options["out"] or paths.RUNS / "dino" / config.slug
     record = pretrain(config, folder=out)
     if "test" in record["metrics"]:  # what chance alone achieves, to judge the trained one by
         test = load_dataset(config.dataset, config.root).test

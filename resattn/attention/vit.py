@@ -75,7 +75,7 @@ def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
 
     Args:
         vit: a timm VisionTransformer or Eva with a class token.
-        inputs: float (B, 3, H, W), normalised as :func:`vit_input` does.
+        inputs: float (B, 3, H, W), normalized as :func:`vit_input` does.
     """
     tokens = vit._pos_embed(vit.patch_embed(inputs))
     tokens, rope = tokens if isinstance(tokens, tuple) else (vit.patch_drop(tokens), None)  # Eva drops patches within

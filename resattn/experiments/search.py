@@ -147,7 +147,7 @@ class Trial:
         from resattn.data.datasets import Split, load_dataset
         from resattn.training.checkpoint import save_checkpoint
         from resattn.training.environment import describe_environment
-        from resattn.training.trainer import Run, find_device
+        from resattn.training.trainer import Trainer, find_device
 
         point, checkpoint, diverged = self.point, self.folder / f"{self.name}.pt", None
         config = dataclasses.replace(self.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
@@ -156,7 +156,7 @@ class Trial:
         unseen = Split(
             data.train.images[:2], data.train.labels[:2], masks
         )  # so that no trial can look at the test split
-        run = Run(config, dataclasses.replace(data, test=unseen), find_device(config.device))
+        run = Trainer(config, dataclasses.replace(data, test=unseen), find_device(config.device))
         run.resume(checkpoint)
         try:
             while run.epoch < config.epochs:

@@ -106,7 +106,7 @@ class ResAttnNet(nn.Module):
         )
         self.form = form
         for branch in (self.stem, self.blocks, self.fc, self.attention_stem, self.attention_blocks):
-            initialise(branch, generator)
+            initialize(branch, generator)
 
     @property
     def a(self) -> float:
@@ -133,7 +133,7 @@ class ResAttnNet(nn.Module):
         """Class scores.
 
         Args:
-            image: float (B, 3, h, w), normalised; any h, w (the stem resizes).
+            image: float (B, 3, h, w), normalized; any h, w (the stem resizes).
             attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
 
         Returns:
@@ -189,7 +189,7 @@ class ClassificationBlock(nn.Module):
 
         The mask has the shape of ``x`` where it gates the skip, that of the result where it gates the feature.
         """
-        # Batch normalisation does not need its output again, so what follows may be made in its place.
+        # Batch normalization does not need its output again, so what follows may be made in its place.
         feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
         feature = _gate(feature, mask, used.feature, used.feature_gate)
         if used.skip:
@@ -218,8 +218,8 @@ def attention_block(in_channels: int, out_channels: int, stride: int) -> nn.Sequ
     )
 
 
-def initialise(branch: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Kaiming normal weights (Sec. 5.1), zero biases, and batch normalisations at the identity, in the order of definition."""
+def initialize(branch: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Kaiming normal weights (Sec. 5.1), zero biases, and batch normalizations at the identity, in the order of definition."""
     for module in branch.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, ResizedPatchStem)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)

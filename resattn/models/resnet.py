@@ -48,7 +48,7 @@ class ResNet(nn.Module):
                 block.attention = attention_module(attention, block.conv2.out_channels, generator)
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
-        """float (B, 3, h, w), normalised, to class scores (B, num_classes)."""
+        """float (B, 3, h, w), normalized, to class scores (B, num_classes)."""
         features = self.blocks(self.stem(image))
         return self.fc(F.adaptive_avg_pool2d(features, 1).flatten(1))
 

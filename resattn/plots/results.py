@@ -30,11 +30,11 @@ def distillation_figure(record: dict) -> Figure:
     axes[0].text(x[0], np.log(record["config"]["prototypes"]), " ln K", va="bottom", color="#777777", fontsize=8)
     axes[0].set(ylabel="nats")
     axes[0].legend(fontsize=8)
-    axes[1].plot(x, [entry["mass_ratio"] for entry in epochs], marker="o", color="#0072b2")
+    axes[1].plot(x, [entry["energy_ratio"] for entry in epochs], marker="o", color="#0072b2")
     axes[1].axhline(1, color="#999999", linewidth=1)
-    axes[1].set(ylabel="mass ratio on the object", ylim=(0, None))
+    axes[1].set(ylabel="energy inside / area of the object", ylim=(0, None))
     axes[2].plot(
-        x, [100 * entry["peak_inside"] for entry in epochs], marker="o", color="#0072b2", label="peak inside the object"
+        x, [100 * entry["pointing_game"] for entry in epochs], marker="o", color="#0072b2", label="pointing game"
     )
     axes[2].plot(
         x,

@@ -24,7 +24,7 @@ def inputs(n: int = 4, channels: int = 1, dtype: torch.dtype = torch.float32) ->
 
 
 def lively(net: torch.nn.Module) -> torch.nn.Module:
-    """In evaluation mode, with every batch normalisation away from the identity it starts at."""
+    """In evaluation mode, with every batch normalization away from the identity it starts at."""
     generator = seeded(2)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -64,7 +64,7 @@ class ByHand:
         return self.norm(self.conv(x, f"blocks.{i}.conv2", 1), f"blocks.{i}.bn2")
 
     def project(self, x, i, stride):
-        """P_i: a strided 1x1 convolution with batch normalisation where the shape changes."""
+        """P_i: a strided 1x1 convolution with batch normalization where the shape changes."""
         if f"blocks.{i}.projection.0.weight" not in self.weights:
             return x
         return self.norm(self.conv(x, f"blocks.{i}.projection.0", stride), f"blocks.{i}.projection.1")
@@ -465,6 +465,7 @@ def test_a_strength_that_is_none_is_refused(a):
         ({"depths": (1, 0, 1)}, "widths and depths must be equally long and positive"),
         ({"num_classes": 1}, "num_classes must be at least 2"),
         ({"attention_channels": 0}, "attention_channels at least 1"),
+        ({"image_size": "224"}, "image_size must be a positive multiple of patch"),
         ({"image_size": 30}, "image_size must be a positive multiple of patch"),
     ],
 )
