@@ -1,6 +1,7 @@
 """The one command: ``python -m resattn train | maps | dino | search | run | report``, each with ``--help``."""
 
 import argparse
+import os
 import ast
 import signal
 import sys
