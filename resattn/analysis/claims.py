@@ -14,7 +14,7 @@ from resattn import paths
 from resattn.analysis.records import NOT_MEASURED, load_records, one_per_seed
 from resattn.analysis.search import best_against_paper, cosine_against_constant, load_searches
 from resattn.analysis.statistics import direction, holm, p_value, paired_difference, signed, size, verdict
-from resattn.analysis.tables import epochs_to_reach
+from resattn.analysis.tables import epochs_to_reach, to_markdown
 from resattn.config import PAPER
 from resattn.experiments.protocols import COMPARISONS, PAPER_TABLE3, QUESTIONS, Network
 
@@ -26,28 +26,10 @@ SEARCH_QUESTIONS = {
 _NO_EVIDENCE = {"checks", "tuning"}  # folders of trials that were made to choose settings
 _UNITS = {"accuracy": "points", "epochs": "epochs"}
 _COLUMNS = [
-    "dataset",
-    "protocol",
-    "preset",
-    "words",
-    "question",
-    "one",
-    "other",
-    "claim",
-    "claimed",
-    "place",
-    "metric",
-    "better",
-    "folder",
-    "seeds",
-    "mean",
-    "half",
-    "p",
-    "looked_at",
-    "direction",
-    "size",
-    "significant",
-]
+    "dataset", "protocol", "preset", "words", "question", "one", "other", "claim", "claimed", "place", "metric", "better",
+    "folder", "seeds", "mean", "half", "p", "looked_at", "direction", "size", "significant",
+]  # fmt: skip
+_TEXTS = ["claim", "protocol", "difference", "direction", "reported gain", "evidence", "question", "place", "looked_at"]
 
 
 def differences(records: pd.DataFrame) -> pd.DataFrame:
@@ -120,30 +102,18 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
     searched = _search_differences(load_searches(results / "search")).assign(folder=str(results / "search"))
     rows = [_text(row, results) for part in (table, searched) for row in part.itertuples()]
     for question in ("accuracy", "convergence"):
-        for dataset in [name for name in PAPER_TABLE3 if name not in set(table["dataset"])]:
+        measured = set(table[table["question"] == question]["dataset"])
+        for dataset in [name for name in PAPER_TABLE3 if name not in measured]:
             missing = {"claim": "a > 0 − a = 0", "protocol": DATASETS[dataset], "evidence": _notebook(question)}
             missing |= dict.fromkeys(("difference", "direction"), NOT_MEASURED) | {"reported gain": "", "place": ""}
             rows.append(missing | {"question": question, "looked_at": 0})
     order = [*QUESTIONS, *SEARCH_QUESTIONS]
-    columns = [
-        "claim",
-        "protocol",
-        "difference",
-        "direction",
-        "reported gain",
-        "evidence",
-        "question",
-        "place",
-        "looked_at",
-    ]
-    frame = pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=_TEXTS)
     return frame.sort_values("question", key=lambda column: column.map(order.index), kind="stable").set_index("claim")
 
 
 def claims_page(results: Path = paths.RESULTS) -> str:
     """``results/CLAIMS.md``: the claim table, question by question."""
-    from resattn.analysis.tables import to_markdown
-
     table, parts = claim_table(results), [_INTRODUCTION]
     for question, text in (QUESTIONS | SEARCH_QUESTIONS).items():
         rows = table[table["question"] == question]
@@ -174,41 +144,29 @@ own search on CIFAR-10 (`results/recipe`). That search saw ResNet8 alone, so the
 
 def _judged(rows: list[dict]) -> pd.DataFrame:
     """Rows with a difference, its interval and what is claimed, each with its verdict."""
-    table = pd.DataFrame(
-        rows, columns=[name for name in _COLUMNS if name not in ("p", "looked_at", "direction", "size")]
-    )
-    table["p"] = [p_value(*row) for row in zip(table["seeds"], table["mean"], table["half"], strict=True)]
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table["p"] = [p_value(row.seeds, row.mean, row.half) for row in table.itertuples()]
     families = table.groupby(["dataset", "protocol", "question"])["p"]
     table["p"], table["looked_at"] = families.transform(lambda p: holm(p)), families.transform("size")
-    for name, judge, arguments in (
-        ("direction", direction, ("mean", "p", "better")),
-        ("size", size, ("mean", "half", "claimed")),
-    ):
-        table[name] = [judge(*row) for row in zip(*(table[argument] for argument in arguments), strict=True)]
-    return table.assign(significant=table["direction"] != "undecided")[_COLUMNS]
+    table["direction"] = [direction(row.mean, row.p, row.better) for row in table.itertuples()]
+    table["size"] = [size(row.mean, row.half, row.claimed) for row in table.itertuples()]
+    return table.assign(significant=table["direction"] != "undecided")
 
 
 def _search_differences(trials: pd.DataFrame) -> pd.DataFrame:
     """The answers of searches as rows like those of :func:`differences`."""
     rows = []
-    for question, table, place, better in (
-        ("recipe", best_against_paper(trials), "Sec. 5.1, Table 1", -1),
-        ("schedule", cosine_against_constant(trials), "", 1),
+    for question, table, place, better, pair in (
+        ("recipe", best_against_paper(trials), "Sec. 5.1, Table 1", -1, "best recipe found − Table 1's"),
+        ("schedule", cosine_against_constant(trials), "", 1, "cosine − constant, each at its best recipe"),
     ):
         for row in table[table["seeds"] > 0].itertuples():
-            pair = (
-                "best recipe found − Table 1's"
-                if question == "recipe"
-                else "cosine − constant, each at its best recipe"
-            )
-            schedule = f", {row.schedule}" if question == "recipe" else ""
-            about = {"dataset": row.dataset, "protocol": row.protocol, "preset": "other", "question": question}
             search = trials[trials["protocol"] == row.protocol].iloc[0]
-            words = f"{DATASETS.get(row.dataset, row.dataset)}, {search.image_size} pixels, {search.epochs} epochs, validation"
-            about |= {"claim": f"{row.network}{schedule}: {pair}", "claimed": np.nan, "place": place, "words": words}
-            rows.append(
-                about | {"metric": "accuracy", "better": better, "seeds": row.seeds, "mean": row.mean, "half": row.half}
-            )
+            said = f"{row.network}{f', {row.schedule}' if question == 'recipe' else ''}: {pair}"
+            about = {"dataset": row.dataset, "protocol": row.protocol, "preset": "other", "question": question}
+            about |= {"claim": said, "claimed": np.nan, "place": place, "metric": "accuracy", "better": better}
+            about["words"] = f"{_pixels(search)}, validation"
+            rows.append(about | {"seeds": row.seeds, "mean": row.mean, "half": row.half})
     return _judged(rows)
 
 
@@ -231,13 +189,15 @@ def _text(row, results: Path) -> dict:
 def _words(runs: pd.DataFrame) -> str:
     """Data set and protocol of runs that share both, for people: in words where it is no preset."""
     run = runs.iloc[0]
-    about = [DATASETS.get(run.dataset, run.dataset)]
     if run.preset != "other":
-        return f"{about[0]}, {run.preset}"
-    about += [f"{run.image_size} pixels", f"{run.epochs} epochs", f"learning rate {run.lr:.3g}"]
-    return ", ".join(
-        about + ([f"weight decay {run.weight_decay:.2g}"] if run.weight_decay != PAPER["weight_decay"] else [])
-    )
+        return f"{DATASETS.get(run.dataset, run.dataset)}, {run.preset}"
+    decay = f", weight decay {run.weight_decay:.2g}" if run.weight_decay != PAPER["weight_decay"] else ""
+    return f"{_pixels(run)}, learning rate {run.lr:.3g}{decay}"
+
+
+def _pixels(run: pd.Series) -> str:
+    epochs = f"{run.epochs} epoch{'s' if run.epochs > 1 else ''}"
+    return f"{DATASETS.get(run.dataset, run.dataset)}, {run.image_size} pixels, {epochs}"
 
 
 def _notebook(question: str) -> str:

@@ -18,9 +18,8 @@ _NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths"
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
 _COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "full", "protocol", *_SETTINGS)
 _COLUMNS += ("test_acc", "test_acc_at_best_val", "parameters", "seconds", "device", "history", "path")
-_FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
-_POSITIVE = {"type": "number", "minimum": 0}
-_TEXT = {"type": "string"}
+_FRACTION, _POSITIVE = {"type": "number", "minimum": 0, "maximum": 1}, {"type": "number", "minimum": 0}
+_COUNT, _TEXT = {"type": "integer", "minimum": 1}, {"type": "string"}
 
 
 def _object(needed: str, **properties: Any) -> dict:
@@ -30,28 +29,22 @@ def _object(needed: str, **properties: Any) -> dict:
 _EPOCH = _object("train_loss val_loss val_acc", train_loss=_POSITIVE, val_loss=_POSITIVE, val_acc=_FRACTION)
 _METRICS = _object(
     "test_acc test_acc_at_best_val best_val_epoch epochs",
-    test_acc=_FRACTION,
-    test_acc_at_best_val=_FRACTION,
+    **dict.fromkeys(("test_acc", "test_acc_at_best_val"), _FRACTION),
     test_loss=_POSITIVE,
-    best_val_epoch={"type": "integer"},
+    best_val_epoch=_COUNT,
     epochs={"type": "array", "minItems": 1, "items": _EPOCH},
 )
 _ENVIRONMENT = _object(
     "seconds device",
+    **dict.fromkeys(("device", "instruction_set", "python", "precision", "finished"), _TEXT),
     seconds=_POSITIVE,
     peak_memory_mb=_POSITIVE,
-    threads={"type": "integer", "minimum": 1},
+    threads=_COUNT,
     versions={"type": "object", "additionalProperties": _TEXT},
     revision={"type": ["string", "null"]},  # null outside a git checkout
-    **dict.fromkeys(("device", "instruction_set", "python", "precision", "finished"), _TEXT),
 )
-_RECORD = _object(
-    "config metrics parameters environment",
-    config={"type": "object"},
-    metrics=_METRICS,
-    parameters={"type": "integer", "minimum": 1},
-    environment=_ENVIRONMENT,
-)
+_PARTS = {"config": {"type": "object"}, "metrics": _METRICS, "parameters": _COUNT, "environment": _ENVIRONMENT}
+_RECORD = _object("config metrics parameters environment", **_PARTS)
 
 
 def load_records(*folders: Path | str) -> pd.DataFrame:

@@ -18,8 +18,9 @@ PAPER_TABLE3 = {
 }
 # The controls' protocol without a preset: for ``shapes`` the demo's, a little longer; for all others "short".
 SHAPES_CONTROLS = DEMO | {"epochs": 6, "source": "saliency"}
-# A ResNet8 with as many parameters as ResAttnNet at a > 0, and one with as many multiply-adds: cost.matched_widths finds them.
-SAME_PARAMETERS, SAME_COMPUTE = (18, 36, 71), (21, 42, 83)
+# A ResNet8 with as many parameters as the printed and gated form at a > 0, and one with as many multiply-adds; and one with as many of
+# both as the residual form, which has another block: cost.matched_widths finds them.
+SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL = (18, 36, 71), (21, 42, 83), (22, 45, 90)
 _WEIGHTS = Path(__file__).parent.parent / "weights"
 # Made by python -m resattn dino --heads 4: dino-tiny itself has one head.
 FOUR_HEADS = str(_WEIGHTS / "dino-tiny-4heads.safetensors")
@@ -54,14 +55,17 @@ class Network:
     @property
     def maps(self) -> str:
         """The maps, for people: "saliency", "shuffled vit-s14", "dino-tiny-4heads all heads"; "" where none is looked at."""
-        own = {None: "", "pretrained": ""}.get(self.weights)
-        source = self.source or ""
-        if own is None:
-            source = self.weights if self.weights.startswith(source) else f"{source} {self.weights[:8]}"
-        heads = {None: "", "mean": "", "max": " max of heads", "all": " all heads"}.get(
-            self.heads, f" head {self.heads}"
+        source, weights = self.source or "", self.weights or "pretrained"
+        if weights != "pretrained":
+            source = weights if weights.startswith(source) else f"{source} {weights[:8]}"
+        heads = (
+            ""
+            if self.heads in (None, "mean")
+            else f"head {self.heads}"
+            if isinstance(self.heads, int)
+            else f"{self.heads} heads"
         )
-        return source + (f" {self.base}" if self.base not in (None, "saliency") else "") + heads
+        return " ".join(part for part in (source, "" if self.base == "saliency" else self.base, heads) if part)
 
     @property
     def name(self) -> str:
@@ -167,7 +171,7 @@ def _against(form: str) -> tuple[Network, ...]:
 
 
 _SCALED, _UNMASKED = (network(form=form, a=1.0) for form in ("scaled", "unmasked"))
-_WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE)]
+_WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL)]
 _MODULES = [network(f"resnet8-{name}") for name in ATTENTION_MODULES]
 _CONTENT = [  # one's maps, the other's, and whose maps "shuffled" are
     *((own, other, own) for own in ("saliency", "vit-s14") for other in ("shuffled", "uniform", "center")),
@@ -204,17 +208,19 @@ COMPARISONS = [
     Comparison("parts", _SCALED, PRINTED0),
     Comparison("parts", _UNMASKED, PRINTED0),
     Comparison("parts", _masked("printed", "uniform"), _UNMASKED),
-    *(
-        Comparison("parts", _masked("printed", own), _UNMASKED, {}, "Sec. 5.3")
-        for own in ("saliency", "vit-s14")
-    ),
+    *(Comparison("parts", _masked("printed", own), _UNMASKED, {}, "Sec. 5.3") for own in ("saliency", "vit-s14")),
     *(Comparison("size", wider, RESNET8) for wider in _WIDER),
-    *(Comparison("size", _masked(*own), wider) for wider in _WIDER for own in _OWN),
+    *(
+        Comparison("size", _masked(form, own), wider)
+        for wider in _WIDER
+        for form, own in _OWN
+        if (form == "residual") == (wider.widths == SAME_AS_RESIDUAL)
+    ),
     *(Comparison("modules", module, RESNET8) for module in _MODULES),
     *(Comparison("modules", _masked(*own), _MODULES[-1]) for own in _OWN),
     *(
-        Comparison("heads", _masked(form, vit, weights=weights, heads="all"), _masked(form, vit, weights=weights), {}, place)
-        for vit, weights, place in (("dino-tiny", FOUR_HEADS, "Sec. 5.2"), ("dino", "pretrained", "Sec. 5.2"))
+        Comparison("heads", _masked(form, vit, weights=file, heads="all"), _masked(form, vit, weights=file), {}, "Sec. 5.2")
+        for vit, file in (("dino-tiny", FOUR_HEADS), ("dino", "pretrained"))
         for form in FORMS
     ),
 ]  # fmt: skip
