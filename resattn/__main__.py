@@ -1,8 +1,8 @@
 """The one command: ``python -m resattn train | maps | dino | search | run | report``, each with ``--help``."""
 
 import argparse
-import os
 import ast
+import os
 import signal
 import sys
 from collections.abc import Callable

@@ -136,7 +136,7 @@ class Engine:
         """Execute what is not finished, stage by stage, and print a line as each ends.
 
         Yields:
-            Each run that was executed, with None or, in one line, why it failed.
+            Each run, those first that are finished already, with None or, in one line, why it failed.
         """
         from tqdm.auto import tqdm
 
@@ -145,6 +145,7 @@ class Engine:
         start, n_done = time.monotonic(), len(runs) - len(todo)
         if n_done:
             print(f"{n_done} of {len(runs)} finished earlier, skipped", flush=True)
+            yield from ((run, None) for run in runs if run not in todo)
         with tqdm(total=len(runs), initial=n_done, unit="run", leave=False, disable=not interactive()) as bar:
             stages = [[run for run in todo if run.stage == stage] for stage in sorted({run.stage for run in todo})]
             largest = max(map(len, stages), default=0)
@@ -185,8 +186,7 @@ class Engine:
             settings["CUDA_VISIBLE_DEVICES"] = ""
         devices = [] if self.scheduler else visible_gpus()
         futures = {
-            client.submit(_work, run, settings, devices, os.getcwd(), key=("run", str(self.folder), run.name)): run
-            for run in runs
+            client.submit(_work, run, settings, devices, key=("run", str(self.folder), run.name)): run for run in runs
         }
         for future in as_completed(futures, raise_errors=False):
             failed = future.status != "finished"
@@ -234,7 +234,7 @@ def visible_gpus() -> list[str]:
     return []
 
 
-def _work(run: Run, settings: dict[str, str], devices: list[str], folder: str) -> float:
+def _work(run: Run, settings: dict[str, str], devices: list[str]) -> float:
     """On a worker: execute the run in a process of its own until it ends or nobody wants it any more; returns its seconds."""
     from distributed import get_worker
     from distributed.worker import thread_state
@@ -252,7 +252,6 @@ def _work(run: Run, settings: dict[str, str], devices: list[str], folder: str) -
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            cwd=folder if Path(folder).is_dir() else None,
             start_new_session=True,  # Ctrl-C is the command's alone
         )
         try:

@@ -153,9 +153,7 @@ class Trial:
         config = dataclasses.replace(self.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
         data = load_dataset(config.dataset, config.root, size=config.size)
         masks = None if data.train.masks is None else data.train.masks[:2]
-        unseen = Split(
-            data.train.images[:2], data.train.labels[:2], masks
-        )  # so that no trial can look at the test split
+        unseen = Split(data.train.images[:2], data.train.labels[:2], masks)  # no trial can look at the test split
         run = Trainer(config, dataclasses.replace(data, test=unseen), find_device(config.device))
         run.resume(checkpoint)
         try:
@@ -195,7 +193,6 @@ def search(
         RuntimeError: trials failed; the message names one.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
 
     from resattn.data.datasets import load_dataset
 
@@ -204,19 +201,17 @@ def search(
     folder = journal.parent / f"{journal.stem}.trials" / plan.name
     with Engine(folder, jobs, scheduler) as engine:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
         study = optuna.create_study(study_name=plan.name, storage=storage, direction="maximize", load_if_exists=True)
         for stage in (
             lambda: plan.first_points(),
             lambda: plan.grid_points(best_point(study, ("random",))),
             lambda: plan.confirmation_points(best_point(study, ("random", "grid", "paper"))),
         ):
-            missing = [point for point in stage() if point.name not in _ended(study)]
-            trials = [Trial(plan.config, point, folder) for point in missing]
-            for trial in filter(Trial.finished, trials):  # by a command that was stopped just then
-                _keep(study, trial)
+            ended = _ended(study)
+            trials = [Trial(plan.config, point, folder) for point in stage() if point.name not in ended]
             failures = []
-            for trial, failure in engine.run(trial for trial in trials if trial.name not in _ended(study)):
+            for trial, failure in engine.run(trials):
                 if failure:
                     failures.append(f"{trial.name}: {failure}")
                     continue
@@ -246,19 +241,18 @@ def _ended(study: Any) -> dict[str, Any]:
 def _keep(study: Any, trial: Trial) -> None:
     """Put the point and its outcome into the study, in one write: whoever is killed before it finds the outcome where it was."""
     import optuna
+    from optuna.distributions import FloatDistribution
 
     outcome, point = json.loads(trial.outcome.read_text(encoding="utf-8")), asdict(trial.point)
     values = {name: point[name] for name in ("lr", "weight_decay")}
-    ranges = {name: (min(value, 1e-6), max(value, 1.0)) for name, value in values.items()}
+    ranges = {name: FloatDistribution(min(value, 1e-6), max(value, 1.0), log=True) for name, value in values.items()}
     accuracies = [0.0] if outcome["diverged"] else [entry["val_acc"] for entry in outcome["epochs"]]
     study.add_trial(
         optuna.create_trial(
             state=optuna.trial.TrialState.PRUNED if outcome["diverged"] else optuna.trial.TrialState.COMPLETE,
             value=accuracies[-1],
             params=values,
-            distributions={
-                name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in ranges.items()
-            },
+            distributions=ranges,
             user_attrs={"point": point | {"name": trial.name}} | outcome,
             intermediate_values=dict(enumerate(accuracies, 1)),
         )
@@ -283,8 +277,13 @@ def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
     environment["versions"]["optuna"] = importlib.metadata.version("optuna")
     about = {"seed": plan.config.seed} | {name: getattr(plan, name) for name in ("trials", "grid", "span", "confirm")}
     about["ranges"] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
-    record = {"study": plan.name, "config": plan.settings(), "search": about, "trials": trials}
-    record["environment"] = environment
+    record = {
+        "study": plan.name,
+        "config": plan.settings(),
+        "search": about,
+        "trials": trials,
+        "environment": environment,
+    }
     if out is not None:
         write_json(out, record)
     return record

@@ -286,7 +286,7 @@ def test_finished_runs_are_skipped_and_half_a_record_is_made_again(runs, tmp_pat
     whole = runs[0].record.read_text()
     runs[0].record.write_text(whole[:40])
     with Engine(tmp_path / "records", jobs=0) as here:
-        assert [run.name for run, _ in here.run(runs[:2])] == ["seed0"]
+        assert [run.name for run, _ in here.run(runs[:2])] == ["seed1", "seed0"]
     assert "1 of 2 finished earlier, skipped" in capsys.readouterr().out
 
 
