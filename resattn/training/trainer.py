@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import dataset_maps
-from resattn.config import CLS_SOURCES, TrainConfig, add_settings, chosen_settings
+from resattn.config import CLS_SOURCES, LEARNED, TrainConfig, add_settings, chosen_settings
 from resattn.data.augment import augment, normalise
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
@@ -143,9 +143,10 @@ class Run:
             raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
 
         channels = 1 if train_maps is None else train_maps.shape[1]
-        self.model = build_model(config, len(data.classes), channels).to(device, memory_format=torch.channels_last)
+        model = build_model(config, len(data.classes), channels, (self.mean, self.std))
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
+            getattr(self.model, "parameter_groups", self.model.parameters)(),
             config.lr,
             (config.beta1, config.beta2),
             weight_decay=config.weight_decay,
@@ -258,7 +259,7 @@ class Run:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1)
         self.optimiser.step()
         return loss.detach()
 
@@ -332,7 +333,7 @@ class Run:
 
     def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Maps of the train and test images; None for a network that looks at none."""
-        if not self.config.uses_maps:
+        if not self.config.uses_maps or self.config.source == LEARNED:
             return None, None
         c = self.config
         options = {"heads": c.heads, "weights": c.weights} if c.source in CLS_SOURCES else {}
