@@ -230,7 +230,8 @@ class TrainConfig:
         if self.has_form:
             network += [self.form, f"a{self.a:g}"]
         if self.uses_maps:
-            network += [self.source, *([self.base] if "base" in self.identity() else [])]
+            more = self.weights if self.source == LEARNED else self.identity().get("base")
+            network += [self.source, *([more] if more else [])]
         if self.widths != WIDTHS:
             network.append("w" + "-".join(map(str, self.widths)))
         if self.depths != DEPTHS[8]:

@@ -25,7 +25,7 @@ PROTOCOLS = {"shapes": DEMO | {"epochs": 6, "source": "saliency"}}
 SAME_PARAMETERS, SAME_COMPUTE = (18, 36, 71), (21, 42, 83)
 # Made by python -m resattn.dino.pretrain --heads 4: dino-tiny itself has one head.
 FOUR_HEADS = str(Path(__file__).parent.parent / "weights" / "dino-tiny-4heads.safetensors")
-_ONLY_SHAPES = {"dino-tiny", "oracle", "box"}  # a ViT that saw nothing else, and the true masks
+_ONLY_SHAPES = {"dino-tiny", "learned", "oracle", "box"}  # a ViT that saw nothing else, and the true masks
 
 
 class Control(NamedTuple):
@@ -60,6 +60,12 @@ CONTROLS = [
         for heads in ("mean", "all")
     ),
     *(Control("heads", _with_masks(form, "dino", heads="all")) for form in ("gated", "printed")),
+    # Beside the frozen dino-tiny, saliency, uniform and oracle of the first question.
+    *(
+        Control("learned", _with_masks(form, "learned", weights=start))
+        for form in ("gated", "printed")
+        for start in ("dino-tiny", "random")
+    ),
 ]
 
 

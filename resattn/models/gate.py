@@ -35,7 +35,7 @@ def gate_residuals(
     form: str = "gated",
     attention_channels: int = 1,
     *,
-    squeeze: int = 4,
+    squeeze: int = 16,
     image_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> "GatedResNet":

@@ -9,7 +9,7 @@ from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import attend, vit_input
 from resattn.data.augment import normalise
 
-_LR_SCALE = 0.1  # of the ViT: at the classifier's own learning rate its attention stays where it was thrown in the first steps
+_LR_SCALE = 0.1  # of the ViT: at the classifier's own learning rate its map left the object within two epochs, from either start
 
 
 class LearnedMap(nn.Module):

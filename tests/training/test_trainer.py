@@ -547,6 +547,10 @@ def test_a_preset_can_be_changed():
         ({"heads": -1}, "heads must be .*got -1"),
         ({"widths": (16, 32)}, r"widths must be 3 whole numbers, one a stage, got \(16, 32\)"),
         ({"widths": (16, 32, 0)}, "widths must be a whole number at least 1, got 0"),
+        ({"depths": (3, 3)}, r"depths must be 3 whole numbers, one a stage, got \(3, 3\)"),
+        ({"source": "learned", "weights": "dino"}, "weights must be one of dino-tiny, random; got 'dino'"),
+        ({"model": "resnet18"}, "form must be one of gated, residual; got 'printed'"),
+        ({"model": "resnet18", "form": "gated", "depths": (3, 3, 3)}, "widths and depths must be one of"),
     ],
     ids=str,
 )
@@ -570,6 +574,13 @@ DIFFERENT = [
     {"form": "unmasked"},
     {"form": "unmasked", "a": 0.25},
     {"widths": (18, 36, 71)},
+    {"depths": (3, 3, 3)},
+    {"model": "resnet8", "depths": (3, 3, 3)},
+    {"model": "resnet18", "form": "gated"},
+    {"model": "resnet18", "form": "residual"},
+    {"model": "resnet34", "form": "gated", "a": 0.0},
+    {"source": "learned"},
+    {"source": "learned", "weights": "random"},
     {"a": 0.25},
     {"source": "center"},
     {"source": "dino"},
@@ -594,7 +605,9 @@ SAME = [
     ({"dataset": "birds"}, {"dataset": "/elsewhere/birds"}),
     ({"a": 1}, {"a": 1.0}),
     ({"lr": 1}, {"lr": 1.0}),
-    ({}, {"widths": [16, 32, 64]}),
+    ({}, {"widths": [16, 32, 64], "depths": [1, 1, 1]}),
+    ({"source": "learned"}, {"source": "learned", "weights": "dino-tiny", "heads": "max"}),
+    ({"model": "resnet8"}, {"model": "resnet8", "source": "learned", "weights": "random"}),
     ({"form": "scaled"}, {"form": "scaled", "source": "dino", "heads": "max"}),  # it looks at no map
     ({"model": "resnet8-eca"}, {"model": "resnet8-eca", "a": 1, "form": "gated", "source": "dino"}),
     ({"weight_decay": 0}, {"weight_decay": 0.0}),
@@ -619,6 +632,9 @@ def test_a_name_is_readable():
     assert TrainConfig(model="resnet8").slug.startswith("shapes-resnet8-seed0-")
     assert TrainConfig(model="resnet8", widths=(18, 36, 71)).slug.startswith("shapes-resnet8-w18-36-71-seed0-")
     assert TrainConfig(form="unmasked", a=1).slug.startswith("shapes-unmasked-a1-seed0-")
+    assert TrainConfig(depths=(9, 9, 9)).slug.startswith("shapes-printed-a0.5-saliency-d9-9-9-seed0-")
+    assert TrainConfig(model="resnet18", form="gated").slug.startswith("shapes-resnet18-gated-a0.5-saliency-seed0-")
+    assert TrainConfig(source="learned", weights="random").slug.startswith("shapes-printed-a0.5-learned-random-seed0-")
 
 
 def test_records_keep_their_names():
