@@ -160,7 +160,10 @@ class TrainConfig:
             object.__setattr__(self, name, tuple(values))
         if self.model in TIMM_MODELS:
             _check_choice("form", self.form, GATED_FORMS)
-            _check_choice("widths and depths", (self.widths, self.depths), ((WIDTHS, DEPTHS[8]),))
+            if (self.widths, self.depths) != (WIDTHS, DEPTHS[8]):
+                raise ValueError(
+                    f"widths and depths must be left alone for {self.model}, got {self.widths}, {self.depths}"
+                )
         if self.precision == "auto":
             cuda = self.device.startswith("cuda") if self.device else has_cuda()
             object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")

@@ -60,9 +60,7 @@ def vit_input(vit: nn.Module, images: Tensor) -> Tensor:
     size, config = vit.patch_embed.img_size, vit.pretrained_cfg
     shrink = any(given > wanted for given, wanted in zip(images.shape[-2:], size, strict=True))
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images
-    scaled = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=shrink).clamp(
-        0, 1
-    )
+    scaled = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=shrink).clamp(0, 1)
     mean, std = (torch.tensor(config[key], device=images.device)[:, None, None] for key in ("mean", "std"))
     return (scaled - mean) / std
 

@@ -7,7 +7,6 @@ information about the label; only the outline does. Objects are lit: on average 
 """
 
 from collections.abc import Callable
-
 from pathlib import Path
 
 import numpy as np

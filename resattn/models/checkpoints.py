@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from resattn.attention.tiny import seeded
 from resattn.config import LEARNED, TIMM_MODELS, TrainConfig
 from resattn.files import atomic_write
+from resattn.models.learned import LearnedMap
 from resattn.models.resattn import ResAttnNet
 from resattn.models.resnet import resnet8
 
@@ -28,8 +29,6 @@ def build_model(
     ``channel_stats`` are the mean and standard deviation that images are normalised by, for a ViT inside the network.
     """
     if config.uses_maps and config.source == LEARNED:
-        from resattn.models.learned import LearnedMap  # here, because timm takes a second to import
-
         net = build_model(dataclasses.replace(config, source="uniform"), num_classes)
         return LearnedMap(net, config.weights, config.seed, *channel_stats)
     generator = torch.Generator().manual_seed(config.seed)

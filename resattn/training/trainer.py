@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resattn import paths
-from resattn.attention.maps import dataset_maps
+from resattn.attention.maps import dataset_maps, object_focus
 from resattn.config import CLS_SOURCES, LEARNED, TrainConfig, add_settings, chosen_settings
 from resattn.data.augment import augment, normalise
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
 from resattn.models.checkpoints import build_model, save_weights
+from resattn.models.learned import LearnedMap, learned_maps
 from resattn.progress import clock, track
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
 from resattn.training.environment import code_revision, describe_environment, keep_freed_memory
@@ -51,8 +52,8 @@ def train(
     Returns:
         The record, ready for JSON: "config" as :meth:`TrainConfig.identity`; "metrics" with "test_acc" (last epoch),
         "test_acc_at_best_val" (the epoch with the highest validation accuracy, the first of equals), "best_val_epoch",
-        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; "parameters", how many
-        the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
+        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; for learned maps, where
+        true masks exist, "map_focus" as :func:`object_focus` gives it; "parameters", how many the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
 
     Raises:
         ValueError: the data set or the maps cannot be had as asked.
@@ -315,6 +316,9 @@ class Run:
         self.model.load_state_dict(self.best)
         _, test_acc_at_best_val = evaluate(self.model, test, *options)
         self.model.load_state_dict(last)
+        focus = {}
+        if isinstance(self.model, LearnedMap) and self.data.test.masks is not None:
+            focus["map_focus"] = object_focus(learned_maps(self.model, self.data.test.images), self.data.test.masks)
         self.seconds += time.perf_counter() - start
         accuracies = [entry["val_acc"] for entry in self.history]
         return {
@@ -324,6 +328,7 @@ class Run:
                 "test_loss": test_loss,
                 "test_acc_at_best_val": test_acc_at_best_val,
                 "best_val_epoch": 1 + accuracies.index(max(accuracies)),
+                **focus,
                 "epochs": self.history,
             },
             "parameters": sum(p.numel() for p in self.model.parameters()),

@@ -203,7 +203,15 @@ def test_a_control_is_trained_from_the_shell(tmp_path, make_folder, capsys):
     assert not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.parametrize("changes", [{"form": "scaled", "a": 1}, {"model": "resnet8-cbam"}, {"widths": (6, 12, 24)}, {"model": "resnet8", "depths": (2, 1, 3)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"form": "scaled", "a": 1},
+        {"model": "resnet8-cbam"},
+        {"widths": (6, 12, 24)},
+        {"model": "resnet8", "depths": (2, 1, 3)},
+    ],
+)
 def test_every_new_network_trains_and_is_read_back(make_folder, tmp_path, changes):
     from resattn.models.checkpoints import load_trained
 

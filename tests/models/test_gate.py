@@ -39,7 +39,9 @@ def gradients(net: torch.nn.Module, *given: torch.Tensor) -> tuple[torch.Tensor,
 
 
 @pytest.mark.parametrize("form", ["gated", "residual"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnet26d", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet26", "resnet26d", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)]
+)
 def test_at_zero_it_is_the_untouched_network_bit_for_bit(name, form):
     net = backbone(name)
     gated = gate_residuals(net, 0.0, form)
@@ -235,7 +237,9 @@ def test_a_folder_of_large_images_goes_the_whole_way(tmp_path):
     assert data.train.images.shape == (40, 3, 72, 72)
     assert data.classes == CLASSES
     maps = attention_maps(data.train.images, "oracle", masks=torch.from_numpy(masks["train"]))
-    brighter = [(data.train.images.float().mean(1, keepdim=True) * part).sum() / part.sum() for part in (maps, 1 - maps)]
+    brighter = [
+        (data.train.images.float().mean(1, keepdim=True) * part).sum() / part.sum() for part in (maps, 1 - maps)
+    ]
     assert brighter[0] > 1.1 * brighter[1]
     found = attention_maps(data.train.images, "saliency", cache=tmp_path / "cache")
     own, another = (object_focus(found, masks)["mass_ratio"] for masks in (maps, maps.roll(5, 0)))
