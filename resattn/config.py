@@ -12,12 +12,15 @@ from typing import Any
 from resattn.files import file_digest, file_name
 from resattn.settings import add_options, check, check_choice, given, setting
 
-FORMS = ("printed", "gated", "residual")  # three readings of Eq. 3-4, see resattn.models.resattn
+GATED_FORMS = ("gated", "residual")  # a standard ResNet at a = 0
+FORMS = ("printed", *GATED_FORMS)  # three readings of Eq. 3-4, see resattn.models.resattn
 CONTROL_FORMS = ("scaled", "unmasked")  # parts of the printed equation on their own
 ATTENTION_MODULES = ("se", "eca", "cbam")  # known ones to compare with, by timm's names
-MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES))
+TIMM_MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2")
+MODELS = ("resattn", "resnet8", *(f"resnet8-{name}" for name in ATTENTION_MODULES), *TIMM_MODELS)
 WIDTHS = (16, 32, 64)
 LARGEST_SIDE = 4096  # pixels that a folder's images are resized to: beyond it a typing error takes all memory
+DEPTHS = {8: (1, 1, 1), 20: (3, 3, 3), 32: (5, 5, 5), 56: (9, 9, 9)}  # of ResNet 6n + 2
 CLS_SOURCES = ("dino", "dino-tiny", "vit-s14")  # [CLS] attention, so they have heads
 ATTENTION_SOURCES = (
     *CLS_SOURCES,
@@ -33,6 +36,7 @@ ATTENTION_SOURCES = (
 SHUFFLED_SOURCES = tuple(
     s for s in ATTENTION_SOURCES if s not in ("shuffled", "uniform", "center")
 )  # not all images' the same
+LEARNED = "learned"  # no source of finished maps: a ViT inside the network makes them
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
 PAPER = {
@@ -71,14 +75,16 @@ class TrainConfig:
         root: where data sets live; None means ``data/``.
         size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
         model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
-            "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block.
+            "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block; "resnet18" and others
+            of ``TIMM_MODELS`` are timm's, gated by :func:`resattn.gate_residuals` (the untouched network at a = 0).
         form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
         a: strength of the mask, in [0, 1].
-        source: where attention maps come from, one of ``ATTENTION_SOURCES``.
+        source: where attention maps come from, one of ``ATTENTION_SOURCES``, or "learned": a small ViT inside the network, trained
+            with it by its loss alone.
         base: the source whose maps "shuffled" hands to other images.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
         weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote;
-            "vit-s14" has its own.
+            "vit-s14" has its own. For "learned" where its ViT starts: "dino-tiny" (the default) or "random".
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         epochs: passes over the training split.
         image_size: side the network resizes its input to, in pixels; a multiple of 4.
@@ -93,7 +99,7 @@ class TrainConfig:
             AVX512-BF16) it is faster, and other numbers come out: there it is asked for by name.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
-        widths: channels of the three stages.
+        widths, depths: channels and blocks of the three stages; see ``DEPTHS``. timm's networks have their own.
 
     Raises:
         ValueError: an argument is not as described.
@@ -105,7 +111,7 @@ class TrainConfig:
     model: str = setting("resattn", choices=MODELS)
     form: str = setting("printed", choices=FORMS + CONTROL_FORMS)
     a: float = setting(0.5, low=0, high=1)
-    source: str = setting("saliency", choices=ATTENTION_SOURCES)
+    source: str = setting("saliency", choices=(*ATTENTION_SOURCES, LEARNED))
     base: str = setting("saliency", choices=SHUFFLED_SOURCES)
     heads: str | int = setting("mean", choices=("mean", "max", "all"), low=0)
     weights: str = "pretrained"
@@ -123,9 +129,19 @@ class TrainConfig:
     device: str | None = None
     compile: bool | None = None
     widths: tuple[int, int, int] = setting(WIDTHS, low=1)
+    depths: tuple[int, int, int] = setting(DEPTHS[8], low=1)
 
     def __post_init__(self):
         check(self)
+        if self.source == LEARNED and self.uses_maps:
+            object.__setattr__(self, "weights", "dino-tiny" if self.weights == "pretrained" else self.weights)
+            check_choice("weights", self.weights, ("dino-tiny", "random"))
+        if self.model in TIMM_MODELS:
+            check_choice("form", self.form, GATED_FORMS)
+            if (self.widths, self.depths) != (WIDTHS, DEPTHS[8]):
+                raise ValueError(
+                    f"widths and depths must be left alone for {self.model}, got {self.widths}, {self.depths}"
+                )
         if self.precision == "auto":
             cuda = self.device.startswith("cuda") if self.device else has_cuda()
             object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")
@@ -148,22 +164,30 @@ class TrainConfig:
     @property
     def uses_maps(self) -> bool:
         """Whether the network looks at attention maps: the baselines do not, nor the forms without masks."""
-        return self.model == "resattn" and self.form in FORMS
+        return self.has_form and self.form in FORMS
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the network is one of the paper's kind, with a form and a strength."""
+        return self.model == "resattn" or self.model in TIMM_MODELS
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.
 
-        ``widths`` and ``base`` are there only where they are not the default, so that names of earlier records stay what they were.
+        ``widths``, ``depths`` and ``base`` are there only where they are not the default, so that names of earlier records stay what they were.
         """
         values = dataclasses.asdict(self)
         values["dataset"] = Path(self.dataset).name
-        values["widths"] = list(self.widths)  # as JSON gives it back
-        for name in ("root", "device", "compile", *(["widths"] if self.widths == WIDTHS else [])):
+        for name, default in (("widths", WIDTHS), ("depths", DEPTHS[8])):
+            values[name] = list(values[name])  # as JSON gives it back
+            if getattr(self, name) == default:
+                del values[name]
+        for name in ("root", "device", "compile"):
             del values[name]
         if self.size is None:
             del values["size"]
         if not self.uses_maps:
-            values |= dict.fromkeys(("source",) if self.model == "resattn" else ("form", "a", "source"))
+            values |= dict.fromkeys(("source",) if self.has_form else ("form", "a", "source"))
         if not self.uses_maps or self.source != "shuffled" or self.base == "saliency":
             del values["base"]
         if not self.uses_maps or self.source not in CLS_SOURCES:
@@ -172,17 +196,24 @@ class TrainConfig:
             del values["weights"]  # there is one in a package, and it is pretrained
         elif Path(self.weights).is_file():
             values["weights"] = file_digest(self.weights)[:16]
+        if self.uses_maps and self.source == LEARNED:
+            values["weights"] = self.weights
         return values
 
     @property
     def slug(self) -> str:
         """A file name that tells runs apart: readable, with eight digits that stand for all settings."""
         settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
-        network = [self.form, f"a{self.a:g}"] if self.model == "resattn" else [self.model]
+        network = [self.model] if self.model != "resattn" else []
+        if self.has_form:
+            network += [self.form, f"a{self.a:g}"]
         if self.uses_maps:
-            network += [self.source, *([self.base] if "base" in self.identity() else [])]
+            more = self.weights if self.source == LEARNED else self.identity().get("base")
+            network += [self.source, *([more] if more else [])]
         if self.widths != WIDTHS:
             network.append("w" + "-".join(map(str, self.widths)))
+        if self.depths != DEPTHS[8]:
+            network.append("d" + "-".join(map(str, self.depths)))
         return "-".join([file_name(Path(self.dataset).name), *network, f"seed{self.seed}", settings])
 
 

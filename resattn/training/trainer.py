@@ -15,11 +15,13 @@ from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import dataset_maps
-from resattn.config import CLS_SOURCES, TrainConfig
+from resattn.attention.sources import object_focus
+from resattn.config import CLS_SOURCES, LEARNED, TrainConfig
 from resattn.data.augment import augment
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
 from resattn.models.checkpoints import build_model, save_weights
+from resattn.models.learned import LearnedMap, learned_maps
 from resattn.progress import clock, track
 from resattn.training import distributed
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
@@ -51,8 +53,8 @@ def train(
     Returns:
         The record, ready for JSON: "config" as :meth:`TrainConfig.identity`; "metrics" with "test_acc" (last epoch),
         "test_acc_at_best_val" (the epoch with the highest validation accuracy, the first of equals), "best_val_epoch",
-        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; "parameters", how many
-        the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
+        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; for learned maps, where
+        true masks exist, "map_focus" as :func:`object_focus` gives it; "parameters", how many the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
 
     Raises:
         ValueError: the data set or the maps cannot be had as asked.
@@ -118,14 +120,16 @@ class Trainer:
             raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
 
         channels = 1 if train_maps is None else train_maps.shape[1]
-        self.model = build_model(config, len(data.classes), channels).to(device, memory_format=torch.channels_last)
+        model = build_model(config, len(data.classes), channels, (self.mean, self.std))
+        self.model = model.to(device, memory_format=torch.channels_last)
+        parameters = getattr(self.model, "parameter_groups", self.model.parameters)()
         if (n := distributed.n_processes()) > 1:
             if config.batch_size % n:
                 raise ValueError(f"batch_size must be a multiple of the {n} processes, got {config.batch_size}")
             unused = config.model == "resattn" and (config.a == 0 or not config.uses_maps)
             self.model, self.forward = distributed.wrap(self.model, device, unused)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            parameters,
             config.lr,
             (config.beta1, config.beta2),
             weight_decay=config.weight_decay,
@@ -240,7 +244,7 @@ class Trainer:
         loss = self._loss(self.forward, images, maps, labels)
         loss.backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1)
         self.optimizer.step()
         return loss.detach()
 
@@ -296,6 +300,9 @@ class Trainer:
         self.model.load_state_dict(self.best)
         _, test_acc_at_best_val = evaluate(self.model, test, *options)
         self.model.load_state_dict(last)
+        focus = {}
+        if isinstance(self.model, LearnedMap) and self.data.test.masks is not None:
+            focus["map_focus"] = object_focus(learned_maps(self.model, self.data.test.images), self.data.test.masks)
         self.seconds += time.perf_counter() - start
         accuracies = [entry["val_acc"] for entry in self.history]
         return {
@@ -305,6 +312,7 @@ class Trainer:
                 "test_loss": test_loss,
                 "test_acc_at_best_val": test_acc_at_best_val,
                 "best_val_epoch": 1 + accuracies.index(max(accuracies)),
+                **focus,
                 "epochs": self.history,
             },
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -315,7 +323,7 @@ class Trainer:
 
     def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Maps of the train and test images; None for a network that looks at none."""
-        if not self.config.uses_maps:
+        if not self.config.uses_maps or self.config.source == LEARNED:
             return None, None
         c = self.config
         options = {"heads": c.heads, "weights": c.weights} if c.source in CLS_SOURCES else {}

@@ -552,8 +552,8 @@ def test_a_preset_can_be_changed():
     ("changes", "message"),
     [
         (
-            {"model": "resnet18"},
-            "model must be one of resattn, resnet8, resnet8-se, resnet8-eca, resnet8-cbam; got 'resnet18'",
+            {"model": "resnet9"},
+            "model must be one of resattn, resnet8, resnet8-se, .*; got 'resnet9'",
         ),
         ({"form": "both"}, "form must be one of printed, gated, residual, scaled, unmasked; got 'both'"),
         ({"source": "grad-cam"}, "source must be one of .*; got 'grad-cam'"),
@@ -583,6 +583,13 @@ def test_a_preset_can_be_changed():
         ({"heads": -1}, "heads must be .*got -1"),
         ({"widths": (16, 32)}, r"widths must be 3 numbers, got \(16, 32\)"),
         ({"widths": (16, 32, 0)}, "widths must be a whole number at least 1, got 0"),
+        ({"depths": (3, 3)}, r"depths must be 3 whole numbers, one a stage, got \(3, 3\)"),
+        ({"source": "learned", "weights": "dino"}, "weights must be one of dino-tiny, random; got 'dino'"),
+        ({"model": "resnet18"}, "form must be one of gated, residual; got 'printed'"),
+        (
+            {"model": "resnet18", "form": "gated", "depths": (3, 3, 3)},
+            r"widths and depths must be left alone for resnet18, got .*\(3, 3, 3\)",
+        ),
     ],
     ids=str,
 )
@@ -606,6 +613,13 @@ DIFFERENT = [
     {"form": "unmasked"},
     {"form": "unmasked", "a": 0.25},
     {"widths": (18, 36, 71)},
+    {"depths": (3, 3, 3)},
+    {"model": "resnet8", "depths": (3, 3, 3)},
+    {"model": "resnet18", "form": "gated"},
+    {"model": "resnet18", "form": "residual"},
+    {"model": "resnet34", "form": "gated", "a": 0.0},
+    {"source": "learned"},
+    {"source": "learned", "weights": "random"},
     {"a": 0.25},
     {"source": "center"},
     {"source": "dino"},
@@ -630,7 +644,9 @@ SAME = [
     ({"dataset": "birds"}, {"dataset": "/elsewhere/birds"}),
     ({"a": 1}, {"a": 1.0}),
     ({"lr": 1}, {"lr": 1.0}),
-    ({}, {"widths": [16, 32, 64]}),
+    ({}, {"widths": [16, 32, 64], "depths": [1, 1, 1]}),
+    ({"source": "learned"}, {"source": "learned", "weights": "dino-tiny", "heads": "max"}),
+    ({"model": "resnet8"}, {"model": "resnet8", "source": "learned", "weights": "random"}),
     ({"form": "scaled"}, {"form": "scaled", "source": "dino", "heads": "max"}),  # it looks at no map
     ({"model": "resnet8-eca"}, {"model": "resnet8-eca", "a": 1, "form": "gated", "source": "dino"}),
     ({"weight_decay": 0}, {"weight_decay": 0.0}),
@@ -655,6 +671,9 @@ def test_a_name_is_readable():
     assert TrainConfig(model="resnet8").slug.startswith("shapes-resnet8-seed0-")
     assert TrainConfig(model="resnet8", widths=(18, 36, 71)).slug.startswith("shapes-resnet8-w18-36-71-seed0-")
     assert TrainConfig(form="unmasked", a=1).slug.startswith("shapes-unmasked-a1-seed0-")
+    assert TrainConfig(depths=(9, 9, 9)).slug.startswith("shapes-printed-a0.5-saliency-d9-9-9-seed0-")
+    assert TrainConfig(model="resnet18", form="gated").slug.startswith("shapes-resnet18-gated-a0.5-saliency-seed0-")
+    assert TrainConfig(source="learned", weights="random").slug.startswith("shapes-printed-a0.5-learned-random-seed0-")
 
 
 def test_records_keep_their_names():
