@@ -242,7 +242,7 @@ def test_a_folder_of_large_images_goes_the_whole_way(tmp_path):
     ]
     assert brighter[0] > 1.1 * brighter[1]
     found = attention_maps(data.train.images, "saliency", cache=tmp_path / "cache")
-    own, another = (object_focus(found, masks)["mass_ratio"] for masks in (maps, maps.roll(5, 0)))
+    own, another = (object_focus(found, masks)["energy_ratio"] for masks in (maps, maps.roll(5, 0)))
     assert own > 1.2 * another
 
     config = TrainConfig.preset(

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from resattn import ResAttnNet, TrainConfig, attention_maps
-from resattn.attention.maps import min_max, object_focus
+from resattn.attention.sources import min_max, object_focus
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import attend, cls_attention
 from resattn.data.datasets import Dataset, Split, channel_stats
