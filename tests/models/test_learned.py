@@ -14,7 +14,7 @@ from resattn.data.datasets import Dataset, Split, channel_stats
 from resattn.models.checkpoints import build_model, load_trained
 from resattn.models.cost import network_cost
 from resattn.models.learned import LearnedMap, learned_maps
-from resattn.training.trainer import Run, train
+from resattn.training.trainer import Trainer, train
 
 CONFIG = TrainConfig.preset("demo", source="learned", form="gated", a=1.0, image_size=32, epochs=1)
 STATS = (torch.tensor([0.4, 0.5, 0.3]), torch.tensor([0.2, 0.3, 0.25]))
@@ -74,7 +74,7 @@ def test_random_weights_come_from_the_seed():
 
 
 def test_the_vit_takes_smaller_steps(shapes):
-    run = Run(CONFIG, shapes, torch.device("cpu"))
+    run = Trainer(CONFIG, shapes, torch.device("cpu"))
     run._step(run.fit.images[:32].float() / 128 - 1, None, run.fit.labels[:32], 0.01)
     assert [group["lr"] for group in run.optimizer.param_groups] == [0.01, 0.001]
     held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
