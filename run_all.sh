@@ -10,17 +10,23 @@ usage: ./run_all.sh [options]
 Sets up an environment (first call only), then runs every notebook of the paper and prints where the results are.
 Finished runs are skipped; after an interruption call it again.
 
-  --profile demo|paper  demo: small images of drawn shapes, two cores, minutes, no download.
+  --profile demo|reduced|paper
+                        demo: small images of drawn shapes, two cores, minutes, no download.
+                        reduced: CIFAR-10 at 64 pixels, five networks, for the CPU; makes the README's table.
                         paper: CIFAR-10 and CIFAR-100 at the paper's settings; wants a GPU.
                         Without it: paper where a CUDA GPU is present, else demo.
+                        controls, short: only the trainings of these lists, without notebooks
   --dataset NAME        this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/
-  --seeds N             seeds 0 to N-1 (demo: 2, paper: 3)
+  --seeds N             seeds 0 to N-1 (demo: 2, else 3)
   --data DIR            where data sets live or are downloaded to (default: data/)
   --cpu                 run on the CPU, even if a GPU is here or it takes days
-  --jobs N              runs at the same time (default: one a core on the CPU, at most 4; 1 on a GPU)
-  --only PATTERN        only jobs whose name matches, for example '*printed-a1*'; see --dry-run for the names
-  --set NAME=VALUE      change a parameter of every notebook that has it, for example --set epochs=2; may be repeated
-  --dry-run             list the jobs and their estimated cost, run nothing
+  --jobs N              runs at the same time (default: one a core, or one a GPU)
+  --scheduler ADDRESS|FILE
+                        join the Dask cluster of this scheduler instead
+  --only PATTERN        only runs whose name matches, for example '*printed-a1*'; see --dry-run for the names
+  --set NAME=VALUE      change a setting of every run that has it, for example --set epochs=2; may be repeated
+  --out DIR             folder for the records of controls or short (default: results/PROFILE)
+  --dry-run             list the runs and about what they cost, run nothing
   --fresh               delete this profile's earlier runs and start over
   --help                this text
 
@@ -31,4 +37,4 @@ HELP
     esac
 done
 . ./setup_env.sh
-exec "$PY" -m resattn.experiments.notebooks "$@"
+exec "$PY" -m resattn run "$@"

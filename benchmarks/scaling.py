@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measure import in_turn, median, write_record
 from resattn import paths
-from resattn.plots.results import save_figure, use_style
+from resattn.plots.style import save_figure, use_style
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 SIZES = (64, 112, 224, 336, 448)

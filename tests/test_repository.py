@@ -2,16 +2,36 @@
 
 import json
 import re
+import statistics
 import subprocess
+import sys
 
 import pytest
+from scipy import stats
 
 from resattn import paths
 from resattn.analysis.records import load_records, main_records
-from resattn.plots.results import control_figures, result_figures, save_figure, use_style
+from resattn.plots.results import control_figures, result_figures
+from resattn.plots.style import save_figure, use_style
 from resattn.report.readme import between_marks, readme_parts
 
 README = paths.CHECKOUT / "README.md"
+DOCUMENTS = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "REPRODUCIBILITY.md",
+    "benchmarks/README.md",
+    "resattn/weights/README.md",
+)
+# Differences the README names: (file pattern of one network, of the other), in results/.
+DIFFERENCES = [
+    ("cifar10-gated-a0.5-saliency-", "cifar10-resnet8-seed"),
+    ("cifar10-gated-a1-saliency-", "controls/cifar10-gated-a1-center-"),
+    ("cifar10-printed-a1-saliency-", "controls/cifar10-printed-a1-center-"),
+    ("controls/shapes-gated-a1-box-", "controls/shapes-resnet8-seed"),
+    ("recipe/cifar10-printed-a0-", "recipe/cifar10-resnet8-"),
+]
 
 
 def readme_blocks(language):
@@ -30,15 +50,27 @@ def test_the_readmes_commands_exist():
     help_text = subprocess.run(
         ["bash", "run_all.sh", "--help"], cwd=paths.CHECKOUT, capture_output=True, text=True
     ).stdout
-    calls = "\n".join(re.findall(r"run_all\.sh.*", text))
+    calls = "\n".join(re.findall(r"run_all\.sh[^`\n]*", README.read_text(encoding="utf-8")))
     options = set(re.findall(r"(?<=\s)--[a-z-]+", calls))
     assert options, "the README shows options of run_all.sh"
     assert all(option in help_text for option in options)
     scripts = set(re.findall(r"(?:\./|bash )([\w/]+\.sh)", text))
     assert {"run_all.sh", "tests/run.sh"} <= scripts
     assert all((paths.CHECKOUT / script).exists() for script in scripts)
-    modules = set(re.findall(r"python -m (resattn[\w.]*)", README.read_text(encoding="utf-8")))
-    assert all((paths.CHECKOUT / f"{module.replace('.', '/')}.py").exists() for module in modules)
+    for module, verbs in re.findall(r"python -m (resattn[\w.]*)((?: [|a-z]+)*)", README.read_text(encoding="utf-8")):
+        for verb in verbs.split(" | "):
+            command = [sys.executable, "-m", module, *verb.split(), "--help"]
+            assert subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True).returncode == 0, command
+
+
+def test_the_readme_is_short_and_shows_its_commands_early():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.encode()) <= 9 * 1024
+    assert {"./run_all.sh", "bash tests/run.sh"} <= {line.split("  ")[0] for line in text.splitlines()[:40]}, (
+        "both commands stand on the first forty lines"
+    )
+    cells = [cell for line in text.splitlines() if line.startswith("|") for cell in line.split("|")]
+    assert max(map(len, cells)) < 120, "a table's cell that takes more than two lines"
 
 
 def test_the_readmes_python_runs():
@@ -48,11 +80,34 @@ def test_the_readmes_python_runs():
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_the_readmes_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README.read_text(encoding="utf-8"))
-    local = [a or b for a, b in links if not (a or b).startswith("http")]
-    assert local
-    assert [link for link in local if not (paths.CHECKOUT / link).exists()] == []
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    path = paths.CHECKOUT / document
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith("http") and not (path.parent / link).exists()] == []
+    assert links or document == "CHANGELOG.md"
+
+
+def paired(one, other):
+    """Mean difference of test accuracy in points over the seeds both have, and the half-width of its 95 % interval."""
+
+    def accuracies(pattern):
+        records = [json.loads(path.read_text()) for path in paths.RESULTS.glob(f"{pattern}*.json")]
+        return {record["config"]["seed"]: 100 * record["metrics"]["test_acc"] for record in records}
+
+    first, second = accuracies(one), accuracies(other)
+    gains = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
+    return f"{statistics.mean(gains):+.2f} ± {half:.2f}".replace("-", "−")
+
+
+def test_the_differences_in_the_readme_follow_from_the_records():
+    named = set(re.findall(r"[+−]\d+\.\d+ ± \d+\.\d+", README.read_text(encoding="utf-8")))
+    measured = {paired(one, other) for one, other in DIFFERENCES}
+    assert measured <= named
+    sources = [paths.RESULTS / "CLAIMS.md", paths.CHECKOUT / "benchmarks" / "README.md"]  # made from records themselves
+    elsewhere = "".join(path.read_text(encoding="utf-8") for path in sources)
+    assert {number for number in named - measured if number not in elsewhere} == set()
 
 
 @pytest.mark.parametrize("name", readme_parts())

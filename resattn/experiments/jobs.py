@@ -1,47 +1,43 @@
 """Which notebooks make up the paper, in which order, with which parameters, and about how long each takes."""
 
+import ast
+import dataclasses
 import fnmatch
+import functools
 import hashlib
 import json
-from dataclasses import dataclass, field
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resattn import paths
 from resattn.config import TrainConfig
+from resattn.experiments.engine import Run, accuracy, is_record
+from resattn.experiments.protocols import TABLE3
 from resattn.files import file_name
 
-DATASETS = {"demo": ["shapes"], "paper": ["cifar10", "cifar100"]}
-SEEDS = {"demo": 2, "paper": 3}
-VARIANTS = [{"model": "resnet8"}] + [
-    {"model": "resattn", "form": form, "a": a} for form in ("printed", "gated") for a in (0.0, 0.5, 1.0)
-]
-_PARAMETERS_OF_A_RUN = (
-    "dataset", "root", "model", "form", "a", "source", "weights", "seed", "epochs", "image_size", "batch_size", "lr", "schedule",
-    "precision", "compile",
-)  # fmt: skip
+DATASETS = {"demo": ["shapes"], "reduced": ["cifar10"], "paper": ["cifar10", "cifar100"]}
+SEEDS = {"demo": 2, "reduced": 3, "paper": 3}
+NETWORKS = {"demo": TABLE3, "reduced": [network for network in TABLE3 if network.a != 0.5], "paper": TABLE3}
 _FILLED_IN = ("preset", "records", "figures")
-# Training images a second at 224 pixels, batch 128, on two cores of an AMD EPYC without AVX-512 (seen; a rough guide elsewhere).
-_CPU_RATE = {"masked": 170, "plain": 390}
-_OTHER_SECONDS = {
-    "01_attention_maps": 12,
-    "02_architecture": 12,
-    "04_figures": 12,
-    "05_hyperparameters": 25,
-    "06_controls": 30,
-}
+# Training images a second at 224 pixels, batch 128, on one core of an AMD EPYC without AVX-512 (seen; a rough guide elsewhere).
+_CPU_RATE = {"masked": 85, "plain": 195}
+_OTHER_SECONDS = {"01_attention_maps": 24, "02_architecture": 24, "04_figures": 24, "05_hyperparameters": 50, "06_controls": 60}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook with its parameters; ``stage`` s starts when all of stage s - 1 have ended."""
+    """One notebook with its parameters: a run of the engine."""
 
     name: str
     notebook: str
     stage: int
     parameters: dict[str, Any]
-    config: TrainConfig | None = None
-    folder: Path = field(default=paths.RUNS, compare=False)
+    config: TrainConfig | None
+    folder: Path
 
     @property
     def executed(self) -> Path:
@@ -60,16 +56,11 @@ class Job:
         source = (paths.NOTEBOOKS / f"{self.notebook}.ipynb").read_bytes()
         return hashlib.sha256(source + json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:16]
 
-    def needs_published_vit(self) -> bool:
-        """Whether this run looks at maps of the ViT that the model hub has."""
-        c = self.config
-        return c is not None and c.uses_maps and (c.source, c.weights) == ("dino", "pretrained")
-
     def finished(self) -> bool:
         """A training job by its record; another by its executed notebook, unless notebook or parameters changed since."""
+        if self.record:
+            return is_record(self.record)
         try:
-            if self.record:
-                return "metrics" in json.loads(self.record.read_text(encoding="utf-8"))
             if json.loads(self.executed.read_text(encoding="utf-8"))["metadata"]["resattn"]["key"] != self.key():
                 return False
         except (OSError, ValueError, KeyError):
@@ -77,23 +68,42 @@ class Job:
         newest = max((p.stat().st_mtime for p in (self.folder / "records").glob("*.json")), default=0)
         return self.notebook != "04_figures" or self.executed.stat().st_mtime >= newest
 
-    def estimated_seconds(self, cuda: bool) -> float | None:
-        """Wall time of the job on its own; None where nothing like it has been measured."""
-        if not self.config:
-            return _OTHER_SECONDS[self.notebook]
-        if cuda:
-            return None
-        images = {"shapes": 5_400, "cifar10": 45_000, "cifar100": 45_000}.get(self.config.dataset, 45_000)
-        plain = not self.config.uses_maps or self.config.a == 0
-        rate = _CPU_RATE["plain" if plain else "masked"] * (224 / self.config.image_size) ** 2
-        return 8 + 1.05 * self.config.epochs * images / rate
+    def execute(self) -> None:
+        """Run the notebook in a kernel; the executed copy appears when all went well."""
+        import papermill
+
+        partial = self.executed.with_suffix(".partial.ipynb")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(3):
+            try:
+                notebook = papermill.execute_notebook(
+                    paths.NOTEBOOKS / f"{self.notebook}.ipynb",
+                    partial,
+                    parameters=self.parameters,
+                    kernel_name="python3",
+                    cwd=str(paths.ROOT),
+                    progress_bar=False,
+                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+                    stdout_file=sys.stdout,
+                    stderr_file=sys.stderr,
+                )
+                break
+            except RuntimeError as error:  # kernels that start at the same moment can pick the same port
+                if attempt == 2 or "before replying to kernel_info" not in str(error):
+                    raise
+        notebook.metadata["resattn"] = {"key": self.key()}
+        papermill.iorw.write_ipynb(notebook, str(partial))
+        os.replace(partial, self.executed)
+
+    def result(self) -> str:
+        return accuracy(self.record) if self.record else "done"
 
 
 def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, changes: dict[str, Any]) -> list[Job]:
     """All jobs of a profile in the order they run. A relative path of weights among the ``changes`` is made absolute.
 
     Args:
-        profile: "demo" or "paper".
+        profile: "demo", "reduced" or "paper".
         dataset: only this one instead of the profile's own.
         seeds: how many seeds, from 0.
         root: where data sets live; None means ``data/``.
@@ -119,63 +129,73 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
         parameters = {key: value for key, value in wanted.items() if key in defaults[notebook]}
         config = None
         if notebook == "03_training":
-            parameters["seed"] = parameters.get("seed", 0)
             merged = defaults[notebook] | parameters
-            config = TrainConfig.from_parameters(profile, **{key: merged[key] for key in _PARAMETERS_OF_A_RUN})
+            fields = {field.name for field in dataclasses.fields(TrainConfig)}
+            config = TrainConfig.from_parameters(profile, **{key: merged[key] for key in merged if key in fields})
+            parameters["precision"] = (
+                config.precision
+            )  # decided here, or a worker with another device names its record otherwise
         return Job(name, notebook, stage, parameters, config, folder)
 
-    jobs = [job(f"01-{file_name(Path(name).name)}", "01_attention_maps", 0, dataset=name) for name in datasets]
+    names = {name: file_name(Path(name).name) for name in datasets}
+    jobs = [job(f"01-{names[name]}", "01_attention_maps", 0, dataset=name) for name in datasets]
     jobs.append(job("02", "02_architecture", 0))
     for seed in range(seeds):
         for name in datasets:
-            for variant in VARIANTS:
-                label = variant["model"] if variant["model"] == "resnet8" else f"{variant['form']}-a{variant['a']:g}"
-                jobs.append(
-                    job(
-                        f"03-{file_name(Path(name).name)}-{label}-seed{seed}",
-                        "03_training",
-                        1,
-                        dataset=name,
-                        seed=seed,
-                        **variant,
-                    )
-                )
+            for network in NETWORKS[profile]:
+                label = f"{network.form}-a{network.a:g}" if network.form else network.model
+                settings = {"dataset": name, "seed": seed} | network.settings()
+                jobs.append(job(f"03-{names[name]}-{label}-seed{seed}", "03_training", 1, **settings))
     jobs += [job("04", "04_figures", 2), job("05", "05_hyperparameters", 2), job("06", "06_controls", 2)]
-    return _without_doubles(jobs)
-
-
-def _without_doubles(jobs: list[Job]) -> list[Job]:
-    """One job a record: ``changes`` can make several runs the same one."""
-    kept = {job.record or job.name: job for job in reversed(jobs)}
-    return [job for job in jobs if kept[job.record or job.name] is job]
+    first = {job.record or job.name: job for job in reversed(jobs)}
+    return [job for job in jobs if first[job.record or job.name] is job]  # changes can make several runs the same one
 
 
 def _below_root(path: Path) -> str:
     return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
 
 
-def select_jobs(jobs: list[Job], pattern: str | None) -> list[Job]:
-    """The jobs whose name matches; ValueError where none does."""
-    chosen = [job for job in jobs if pattern is None or fnmatch.fnmatch(job.name, pattern)]
+def core_seconds(run: Run) -> float:
+    """About how long one core of a CPU takes for a notebook or a training."""
+    config = run.config
+    if not config:
+        return _OTHER_SECONDS[run.notebook]
+    images = {"shapes": 5_400}.get(config.dataset, 45_000)
+    plain = not config.uses_maps or config.a == 0
+    rate = _CPU_RATE["plain" if plain else "masked"] * (224 / config.image_size) ** 2
+    return 16 + 1.05 * config.epochs * images / rate
+
+
+def seconds_on(n_workers: int, runs: Iterable[Run]) -> float:
+    """About how long so many workers, which share this machine's cores, take for the runs, stage by stage."""
+    threads = max(1, (os.cpu_count() or 1) // n_workers)
+    stages: dict[int, list[float]] = {}
+    for run in runs:
+        stages.setdefault(run.stage, []).append(core_seconds(run) / threads)
+    return sum(max(max(seconds), sum(seconds) / n_workers) for seconds in stages.values())
+
+
+def select(names: dict[str, Any], pattern: str | None) -> list[Any]:
+    """The values whose name matches; ValueError where none does."""
+    chosen = [value for name, value in names.items() if pattern is None or fnmatch.fnmatch(name, pattern)]
     if not chosen:
-        raise ValueError(f"--only {pattern!r} matches no job; names are {', '.join(job.name for job in jobs[:4])}, ...")
+        raise ValueError(f"--only {pattern!r} matches no run; names are {', '.join(list(names)[:4])}, ...")
     return chosen
 
 
+@functools.cache
 def notebook_parameters(path: Path) -> dict[str, Any]:
     """Names and defaults in a notebook's ``parameters`` cell, which holds literals only."""
-    import ast
+    import papermill
 
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if len(tagged) != 1:
-        raise ValueError(f"notebook {path} must have one cell tagged parameters, found {len(tagged)}")
-    statements = ast.parse("".join(tagged[0]["source"])).body
-    return {statement.targets[0].id: ast.literal_eval(statement.value) for statement in statements}
+    found = papermill.inspect_notebook(str(path))
+    if not found:
+        raise ValueError(f"notebook {path} must have a cell tagged parameters with at least one")
+    return {name: ast.literal_eval(about["default"]) for name, about in found.items()}
 
 
 def check_changes(changes: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> None:
-    """ValueError for a parameter no notebook has or that run_all.sh fills in itself, or a value of another type than the default's."""
+    """ValueError for a parameter no notebook has or that the profile fills in, or a value of another type than the default's."""
     known = {name: value for parameters in defaults.values() for name, value in parameters.items()}
     for name, value in changes.items():
         if name in _FILLED_IN:

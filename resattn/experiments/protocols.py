@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resattn.config import ATTENTION_MODULES, CLS_SOURCES, DEMO, FORMS, PRESETS, WIDTHS, TrainConfig
+from resattn.config import ATTENTION_MODULES, CLS_SOURCES, DEMO, FORMS, PRESETS, SHORT, WIDTHS, TrainConfig
 from resattn.files import file_digest
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
@@ -16,14 +16,13 @@ PAPER_TABLE3 = {
     "cifar10": {0.0: 83.3, 0.5: 86.6, 1.0: 87.0},
     "cifar100": {0.0: 41.1, 0.5: 42.9, 1.0: 43.4},
 }
-# Without a preset: small images and few epochs; for CIFAR the learning rate comes from the search (notebook 05).
-CIFAR_CONTROLS = {"image_size": 64, "epochs": 5, "batch_size": 128, "source": "saliency"}
-PROTOCOLS = {"shapes": DEMO | {"epochs": 6, "source": "saliency"}}
+# The controls' protocol without a preset: for ``shapes`` the demo's, a little longer; for all others "short".
+SHAPES_CONTROLS = DEMO | {"epochs": 6, "source": "saliency"}
 # A ResNet8 with as many parameters as the printed and gated form at a > 0, and one with as many multiply-adds; and one with as many of
 # both as the residual form, which has another block: cost.matched_widths finds them.
 SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL = (18, 36, 71), (21, 42, 83), (22, 45, 90)
 _WEIGHTS = Path(__file__).parent.parent / "weights"
-# Made by python -m resattn.dino.pretrain --heads 4: dino-tiny itself has one head.
+# Made by python -m resattn dino --heads 4: dino-tiny itself has one head.
 FOUR_HEADS = str(_WEIGHTS / "dino-tiny-4heads.safetensors")
 TABLE3_SOURCES = ("dino", "vit-s14", "saliency", "dino-tiny")
 
@@ -236,7 +235,7 @@ def list_runs(
         dataset: as for :func:`resattn.load_dataset`.
         seeds: how many, from 0.
         part: "table3" (its networks, all with the protocol's maps) or "controls".
-        preset: the protocol, one of ``PRESETS``; None means small images and few epochs.
+        preset: the protocol, one of ``PRESETS``; None means "short", and for ``shapes`` the demo's with 6 epochs and ``saliency``.
         dino: also the networks that look at maps of the published ViT-B/8.
         settings: changes to the protocol, for all networks.
     """
@@ -244,7 +243,7 @@ def list_runs(
         raise ValueError(f"part must be one of {', '.join(_PARTS)}; got {part!r}")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}")
-    protocol = PRESETS[preset] if preset else PROTOCOLS.get(dataset, CIFAR_CONTROLS)
+    protocol = PRESETS[preset] if preset else SHAPES_CONTROLS if dataset == "shapes" else SHORT
     protocol = protocol | {"dataset": dataset} | settings
     own = protocol["source"]
     networks = {RESNET8: _PARTS[part][0], PRINTED0: _PARTS[part][0]}

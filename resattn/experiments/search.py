@@ -1,223 +1,289 @@
 """The search of Sec. 5.1: random points over learning rate and weight decay, then a dense grid around the best of them.
 
-Scored by validation accuracy; no trial sees the test split. Also ``python -m resattn.experiments.search``: start it as often as there are
-workers, on one machine or several, with the same ``--storage``; stop and start them as you like.
+Scored by validation accuracy; no trial sees the test split. The trials run on the engine's workers, and an Optuna journal keeps them: stop
+and start a search as you like. Also ``python -m resattn search``.
 """
 
-import argparse
 import dataclasses
-import importlib.metadata
+import json
 import math
-import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, Trial, TrialState
+import numpy as np
 
-from resattn import paths
-from resattn.config import TrainConfig, add_settings, chosen_settings
-from resattn.data.datasets import Dataset, Split, load_dataset
-from resattn.experiments.search_plan import SearchPlan
-from resattn.experiments.search_queue import Point, PointQueue
-from resattn.files import atomic_write, write_json
-from resattn.progress import clock
-from resattn.training.environment import code_revision, describe_environment
-from resattn.training.trainer import Run, find_device
+from resattn.config import PAPER, TrainConfig
+from resattn.experiments.engine import Engine
+from resattn.files import digest, write_json
 
-_WAIT = 1.0  # seconds between two looks at the journal while others finish the points of a stage
+_STAGES = ("random", "paper", "grid", "confirm")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One choice of learning rate and weight decay, the seed it is trained with, and the stage of the search that wants it."""
+
+    stage: str
+    lr: float
+    weight_decay: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}-lr{self.lr:.4g}-wd{self.weight_decay:.4g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What to search; the same plan always comes to the same points.
+
+    Attributes:
+        config: all settings but the two searched for; its seed also decides the random points.
+        trials: number of random points, log-uniform in the ranges.
+        grid: points along learning rate and weight decay in the grid around the best random point, which is its centre and is not
+            trained twice.
+        span: the grid's extent as a share of each range, on the logarithmic scale.
+        confirm: train the best point and the paper's again with so many further seeds, from the config's seed + 1 on: the best
+            of many is partly luck.
+        lr, weight_decay: ranges (low, high) of the random points.
+
+    Raises:
+        ValueError: an argument is not as described.
+    """
+
+    config: TrainConfig
+    trials: int = 16
+    grid: tuple[int, int] = (5, 5)
+    span: float = 0.25
+    confirm: int = 3
+    lr: tuple[float, float] = (1e-4, 1.0)
+    weight_decay: tuple[float, float] = (1e-5, 1.0)
+
+    def __post_init__(self):
+        for name, low in (("trials", 1), ("confirm", 0)):
+            if type(getattr(self, name)) is not int or getattr(self, name) < low:
+                raise ValueError(f"{name} must be a whole number of at least {low}, got {getattr(self, name)!r}")
+        if len(self.grid) != 2 or not all(type(side) is int and side >= 1 for side in self.grid):
+            raise ValueError(f"grid must be two whole numbers of at least 1, got {self.grid!r}")
+        if not 0 < self.span <= 1:
+            raise ValueError(f"span must be a number above 0 and at most 1, got {self.span!r}")
+        for name in ("lr", "weight_decay"):
+            low, high = getattr(self, name)
+            if not 0 < low < high < math.inf:
+                raise ValueError(f"{name} must be a range of two rising numbers above 0, got {low} and {high}")
+            object.__setattr__(self, name, (float(low), float(high)))  # so that 1 and 1.0 are one study
+
+    def settings(self) -> dict:
+        """The settings all trials share, as a record stores them."""
+        return {k: v for k, v in self.config.identity().items() if k not in ("lr", "weight_decay", "seed")}
+
+    @property
+    def name(self) -> str:
+        """Name of the study. More trials or another grid extend it; other settings, ranges or seed are another study."""
+        words = dataclasses.replace(self.config, lr=1.0, weight_decay=0.0).slug.split("-")[:-1]
+        code = digest(repr((sorted(self.settings().items()), self.config.seed, self.lr, self.weight_decay)))[:8]
+        return "-".join([*words, self.config.schedule, code])
+
+    def random_point(self, k: int) -> Point:
+        """The k-th random point: decided by seed and k alone."""
+        shares = np.random.default_rng([self.config.seed, k]).random(2)
+        ranges = zip((self.lr, self.weight_decay), shares, strict=True)
+        return self._point("random", *(low * (high / low) ** share for (low, high), share in ranges))
+
+    def first_points(self) -> list[Point]:
+        """The random points, and Table 1's."""
+        paper = self._point("paper", PAPER["lr"], PAPER["weight_decay"])
+        return [*(self.random_point(k) for k in range(self.trials)), paper]
+
+    def grid_points(self, centre: Point) -> list[Point]:
+        """The grid around ``centre``, without it."""
+        axes = []
+        middle = (centre.lr, centre.weight_decay)
+        for n, value, (low, high) in zip(self.grid, middle, (self.lr, self.weight_decay), strict=True):
+            reach = (high / low) ** (self.span / 2)
+            axes.append([value if 2 * i == n - 1 else value * reach ** (2 * i / (n - 1) - 1) for i in range(n)])
+        points = [self._point("grid", lr, decay) for lr in axes[0] for decay in axes[1]]
+        return [point for point in points if (point.lr, point.weight_decay) != middle]
+
+    def confirmation_points(self, best: Point) -> list[Point]:
+        """``best`` and the paper's point with further seeds."""
+        chosen = [(best.lr, best.weight_decay), (PAPER["lr"], PAPER["weight_decay"])]
+        seeds = range(self.config.seed + 1, self.config.seed + 1 + self.confirm)
+        return [self._point("confirm", *values, seed=seed) for seed in seeds for values in dict.fromkeys(chosen)]
+
+    def _point(self, stage: str, lr: float, weight_decay: float, seed: int | None = None) -> Point:
+        """Four digits: what a point is called and printed as is exactly what it is."""
+        seed = self.config.seed if seed is None else seed
+        return Point(stage, float(f"{lr:.4g}"), float(f"{weight_decay:.4g}"), seed)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The training of one point: a run of the engine, whose outcome lies in ``folder`` until the study has it."""
+
+    config: TrainConfig
+    point: Point
+    folder: Path
+    stage: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.point.name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def outcome(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def finished(self) -> bool:
+        return self.outcome.exists()
+
+    def execute(self) -> None:
+        """Train from the checkpoint where there is one; a loss that is not finite is an outcome, not a failure."""
+        from resattn.data.datasets import Split, load_dataset
+        from resattn.training.checkpoint import save_checkpoint
+        from resattn.training.environment import describe_environment
+        from resattn.training.trainer import Trainer, find_device
+
+        point, checkpoint, diverged = self.point, self.folder / f"{self.name}.pt", None
+        config = dataclasses.replace(self.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
+        data = load_dataset(config.dataset, config.root, size=config.size)
+        masks = None if data.train.masks is None else data.train.masks[:2]
+        unseen = Split(data.train.images[:2], data.train.labels[:2], masks)  # no trial can look at the test split
+        run = Trainer(config, dataclasses.replace(data, test=unseen), find_device(config.device))
+        run.resume(checkpoint)
+        try:
+            while run.epoch < config.epochs:
+                run.train_epoch()
+                save_checkpoint(checkpoint, run.state())
+        except FloatingPointError as error:
+            diverged = str(error)
+        about = {"device": describe_environment(run.device, run.revision)["device"], "precision": run.precision}
+        about |= {"revision": run.revision, "seconds": round(run.seconds, 2)}
+        write_json(self.outcome, {"epochs": run.history, "diverged": diverged} | about)
+        checkpoint.unlink(missing_ok=True)
+
+    def result(self) -> str:
+        outcome = json.loads(self.outcome.read_text(encoding="utf-8"))
+        return "diverged" if outcome["diverged"] else f"val acc {100 * outcome['epochs'][-1]['val_acc']:.1f} %"
 
 
 def search(
-    plan: SearchPlan, journal: Path, *, out: Path | None = None, minutes: float = math.inf, patience: float = 60.0
+    plan: SearchPlan, journal: Path, *, out: Path | None = None, jobs: int | None = 0, scheduler: str | None = None
 ) -> dict:
-    """Work on a search until it is complete, alone or beside other workers.
+    """Run a search until it is complete, from where an earlier call stopped.
 
     Args:
-        journal: Optuna's journal file; all workers of all studies may share one.
+        journal: Optuna's journal file; studies may share one. Beside it lies a folder of the same name with checkpoints and logs.
         out: where the record goes, anew after each trial.
-        minutes: begin no trial after this time.
-        patience: seconds without a sign of life after which another worker's trial is taken over, from its last checkpoint.
+        jobs, scheduler: as for :class:`resattn.experiments.engine.Engine`; by default the trials run in this process.
 
     Returns:
-        The record so far: "study"; "config", what all trials share; "search", the plan; "trials", a list with "stage" ("random",
+        The record: "study"; "config", what all trials share; "search", the plan; "trials", a list with "stage" ("random",
         "paper", "grid" or "confirm"), "lr", "weight_decay", "seed", "epochs" as in a training record, "diverged" (None, or what happened),
         "seconds", "device", "precision", "revision"; "environment". Accuracies are fractions in [0, 1].
 
     Raises:
         ValueError: the settings or the data set are not as they must be, or every random point diverged.
+        OSError: as :class:`resattn.experiments.engine.Engine`.
+        RuntimeError: trials failed; the message names one.
     """
-    deadline = time.monotonic() + 60 * minutes
-    data = _without_test(load_dataset(plan.config.dataset, plan.config.root))
-    queue = PointQueue(Path(journal), plan.name, patience)
-    stages = (
-        lambda: plan.first_points(),
-        lambda: plan.grid_points(best_point(queue.done().values(), ("random",))),
-        lambda: plan.confirmation_points(best_point(queue.done().values(), ("random", "grid", "paper"))),
-    )
-    for stage in stages:
-        points = stage()
-        while missing := [point for point in points if point.name not in queue.done()]:
-            if time.monotonic() > deadline:
-                return _record(plan, queue, out)
-            if claimed := queue.claim(missing):
-                _measure(plan, data, queue, *claimed)
-                _record(plan, queue, out)
-                done = sum(point.name in queue.done() for point in points)
-                print(f"  ({done} of {len(points)})", flush=True)
-            else:
-                time.sleep(_WAIT)
-    return _record(plan, queue, out)
+    import optuna
+
+    from resattn.data.datasets import load_dataset
+
+    load_dataset(plan.config.dataset, plan.config.root, size=plan.config.size)  # once, before each trial tries to
+    journal = Path(journal).resolve()
+    folder = journal.parent / f"{journal.stem}.trials" / plan.name
+    with Engine(folder, jobs, scheduler) as engine:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        study = optuna.create_study(study_name=plan.name, storage=storage, direction="maximize", load_if_exists=True)
+        for stage in (
+            lambda: plan.first_points(),
+            lambda: plan.grid_points(best_point(study, ("random",))),
+            lambda: plan.confirmation_points(best_point(study, ("random", "grid", "paper"))),
+        ):
+            ended = _ended(study)
+            trials = [Trial(plan.config, point, folder) for point in stage() if point.name not in ended]
+            failures = []
+            for trial, failure in engine.run(trials):
+                if failure:
+                    failures.append(f"{trial.name}: {failure}")
+                    continue
+                _keep(study, trial)
+                _record(plan, study, out)
+            if failures:
+                raise RuntimeError(f"{len(failures)} of {len(trials)} trials failed; {failures[0]}")
+        return _record(plan, study, out)
 
 
-def best_point(trials: list[FrozenTrial], stages: tuple[str, ...]) -> Point:
+def best_point(study: Any, stages: tuple[str, ...]) -> Point:
     """The point with the highest validation accuracy after the last epoch; of equals, the one with the lower validation loss."""
-    chosen = [t for t in trials if t.user_attrs["point"]["stage"] in stages and t.state == TrialState.COMPLETE]
+    trials = [t for t in _ended(study).values() if t.user_attrs["point"]["stage"] in stages]
+    chosen = [trial for trial in trials if not trial.user_attrs["diverged"]]
     if not chosen:
         raise ValueError("every random point diverged; lower the lr range")
     best = max(chosen, key=lambda trial: (trial.value, -trial.user_attrs["epochs"][-1]["val_loss"]))
     return Point(**{name: value for name, value in best.user_attrs["point"].items() if name != "name"})
 
 
-def _measure(plan: SearchPlan, data: Dataset, queue: PointQueue, trial: Trial, point: Point) -> None:
-    """Train one point, from its checkpoint where there is one, and tell the queue how it ended."""
-    config = dataclasses.replace(plan.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
-    what = f"{point.stage:8s} lr {point.lr:<9.4g} weight decay {point.weight_decay:<9.4g} seed {point.seed}"
-    print(what, end="  ", flush=True)
-    start = time.monotonic()
-    try:
-        with queue.alive(trial):
-            outcome = _train(config, data, queue.checkpoint(point))
-            for name, value in outcome.items():
-                trial.set_user_attr(name, value)
-            if outcome["diverged"]:
-                trial.report(0.0, config.epochs)
-                queue.study.tell(trial, state=TrialState.PRUNED)
-            else:
-                for epoch, entry in enumerate(outcome["epochs"], 1):
-                    trial.report(entry["val_acc"], epoch)
-                queue.study.tell(trial, outcome["epochs"][-1]["val_acc"])
-    except UpdateFinishedTrialError:
-        print("given to another worker, because this one was silent for too long", end="")
-        return
-    except BaseException:
-        queue.give_up(trial)
-        raise
-    queue.checkpoint(point).unlink(missing_ok=True)
-    result = "diverged" if outcome["diverged"] else f"val acc {100 * outcome['epochs'][-1]['val_acc']:5.1f} %"
-    print(f"{result}  {clock(time.monotonic() - start)}", end="")
+def _ended(study: Any) -> dict[str, Any]:
+    """The trials that ended, by the name of their point; those that diverged count."""
+    trials = study.get_trials(deepcopy=False)
+    return {t.user_attrs["point"]["name"]: t for t in trials if "diverged" in t.user_attrs and t.state.is_finished()}
 
 
-def _train(config: TrainConfig, data: Dataset, checkpoint: Path) -> dict:
-    run = Run(config, data, find_device(config.device))
-    run.resume(checkpoint)
-    diverged = None
-    try:
-        while run.epoch < config.epochs:
-            run.train_epoch()
-            atomic_write(checkpoint, lambda partial: torch.save(run.state(), partial))
-    except FloatingPointError as error:
-        diverged = str(error)
-    about = describe_environment(run.device, run.revision)
-    return {
-        "epochs": run.history,
-        "diverged": diverged,
-        "seconds": round(run.seconds, 2),
-        "device": about["device"],
-        "precision": run.precision,
-        "revision": run.revision,
-    }
+def _keep(study: Any, trial: Trial) -> None:
+    """Put the point and its outcome into the study, in one write: whoever is killed before it finds the outcome where it was."""
+    import optuna
+    from optuna.distributions import FloatDistribution
+
+    outcome, point = json.loads(trial.outcome.read_text(encoding="utf-8")), asdict(trial.point)
+    values = {name: point[name] for name in ("lr", "weight_decay")}
+    ranges = {name: FloatDistribution(min(value, 1e-6), max(value, 1.0), log=True) for name, value in values.items()}
+    accuracies = [0.0] if outcome["diverged"] else [entry["val_acc"] for entry in outcome["epochs"]]
+    study.add_trial(
+        optuna.create_trial(
+            state=optuna.trial.TrialState.PRUNED if outcome["diverged"] else optuna.trial.TrialState.COMPLETE,
+            value=accuracies[-1],
+            params=values,
+            distributions=ranges,
+            user_attrs={"point": point | {"name": trial.name}} | outcome,
+            intermediate_values=dict(enumerate(accuracies, 1)),
+        )
+    )
+    trial.outcome.unlink()
 
 
-def _without_test(data: Dataset) -> Dataset:
-    """The data set with two training images in place of its test split, so that no trial can look at that."""
-    masks = None if data.train.masks is None else data.train.masks[:2]
-    return dataclasses.replace(data, test=Split(data.train.images[:2], data.train.labels[:2], masks))
+def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
+    import importlib.metadata
 
+    from resattn.training.environment import code_revision, describe_environment
+    from resattn.training.trainer import find_device
 
-def _record(plan: SearchPlan, queue: PointQueue, out: Path | None) -> dict:
-    stages = ("random", "paper", "grid", "confirm")
+    kept = ("epochs", "diverged", "seconds", "device", "precision", "revision")
     trials = [
-        {name: trial.user_attrs["point"][name] for name in ("stage", "lr", "weight_decay", "seed")}
-        | {
-            name: trial.user_attrs[name]
-            for name in ("epochs", "diverged", "seconds", "device", "precision", "revision")
-        }
-        for trial in queue.done().values()
+        {name: t.user_attrs["point"][name] for name in ("stage", "lr", "weight_decay", "seed")}
+        | {name: t.user_attrs[name] for name in kept}
+        for t in _ended(study).values()
     ]
-    trials.sort(key=lambda t: (stages.index(t["stage"]), t["lr"], t["weight_decay"], t["seed"]))
+    trials.sort(key=lambda t: (_STAGES.index(t["stage"]), t["lr"], t["weight_decay"], t["seed"]))
     environment = describe_environment(find_device(plan.config.device), code_revision())
     environment["versions"]["optuna"] = importlib.metadata.version("optuna")
+    about = {"seed": plan.config.seed} | {name: getattr(plan, name) for name in ("trials", "grid", "span", "confirm")}
+    about["ranges"] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
     record = {
         "study": plan.name,
         "config": plan.settings(),
-        "search": {"seed": plan.config.seed}
-        | {name: getattr(plan, name) for name in ("trials", "grid", "span", "confirm")}
-        | {"ranges": {"lr": plan.lr, "weight_decay": plan.weight_decay}},
+        "search": about,
         "trials": trials,
         "environment": environment,
     }
     if out is not None:
         write_json(out, record)
     return record
-
-
-def _grid(text: str) -> tuple[int, int]:
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"must be two whole numbers such as 5x5, got {text!r}")
-    return int(sides[0]), int(sides[1])
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Search learning rate and weight decay by validation accuracy: random points, a grid around the best, both confirmed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m resattn.experiments.search",
-        allow_abbrev=False,  # --lr is not --lr-range
-        description=main.__doc__,
-        epilog="Start it several times with the same options to have several workers. A worker that is stopped loses the epoch it was in, no more.",
-    )
-    defaults = {field.name: field.default for field in dataclasses.fields(SearchPlan)}
-    parser.add_argument("--trials", type=int, default=defaults["trials"], help="random points (default %(default)s)")
-    parser.add_argument(
-        "--grid", type=_grid, default=defaults["grid"], help="learning rates x weight decays (default 5x5)"
-    )
-    parser.add_argument(
-        "--span", type=float, default=defaults["span"], help="grid's share of the ranges (default %(default)s)"
-    )
-    parser.add_argument(
-        "--confirm", type=int, default=defaults["confirm"], help="further seeds for the best (default %(default)s)"
-    )
-    for name in ("lr", "weight_decay"):
-        option = f"--{name.replace('_', '-')}-range"
-        low, high = defaults[name]
-        parser.add_argument(
-            option, type=float, nargs=2, metavar=("LOW", "HIGH"), default=(low, high), help=f"default {low:g} {high:g}"
-        )
-    parser.add_argument(
-        "--storage", type=Path, default=paths.RUNS / "search" / "search.journal", help="journal file that workers share"
-    )
-    parser.add_argument("--out", type=Path, help="the record (default: STUDY.json beside the journal)")
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="begin no trial after so many minutes (default: no limit)"
-    )
-    add_settings(parser, without=("lr", "weight_decay"))
-    options = vars(parser.parse_args(argv))
-    try:
-        plan = SearchPlan(
-            config=chosen_settings(options),
-            lr=tuple(options["lr_range"]),
-            weight_decay=tuple(options["weight_decay_range"]),
-            **{name: options[name] for name in ("trials", "grid", "span", "confirm")},
-        )
-        out = options["out"] or options["storage"].with_name(f"{plan.name}.json")
-        search(plan, options["storage"], out=out, minutes=options["minutes"])
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "\nInterrupted. The same command goes on from here.\n")
-    print(f"record: {out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,8 @@
 """What the widgets show, computed for one picture: maps, masks, and how a trained network answers at any strength and form."""
 
+import copy
 import io
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,57 +13,53 @@ from torch import Tensor, nn
 from resattn.attention.maps import aggregate_heads, attention_maps, border_contrast
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import cls_attention, load_vit, vit_input
-from resattn.data.augment import normalise
+from resattn.config import FORMS
+from resattn.data.augment import normalize
 from resattn.data.datasets import Dataset, channel_stats
 from resattn.models.checkpoints import demo_weights, load_trained, trained_config
-from resattn.models.resattn import check_strength, coefficients
+from resattn.models.resattn import ResAttnNet, coefficients
 
 SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center")  # those that need no more than the picture itself
-FORMS = ("printed", "gated")  # one network's weights serve both
 SWEEP = torch.linspace(0, 1, 11)  # the strengths at which probabilities are drawn
 _SHOWN = 320  # pixels on a side at most: an uploaded picture as it is shown
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: ``pixels`` uint8 (3, h, w) for the networks, ``shown`` uint8 (H, W, 3) for the eye, and what is known of it.
-
-    ``label`` is an index into the data set's classes or None; ``mask`` the true object, float (1, h, w), or None.
-    """
+    """One image for the networks and for the eye, and what is known of it."""
 
     name: str
-    pixels: Tensor
-    shown: np.ndarray
-    label: int | None = None
-    mask: Tensor | None = None
+    pixels: Tensor  # uint8 (3, h, w)
+    shown: np.ndarray  # uint8 (H, W, 3)
+    label: int | None = None  # index into the data set's classes
+    mask: Tensor | None = None  # the true object, float (1, h, w)
 
 
 @dataclass(frozen=True)
 class View:
-    """A picture and what is made of it: ``heads`` float (heads, h, w), ``average`` of the heads and ``saliency`` float (h, w),
-    ``attention`` float (K, h, w), the map the network looks through; all in [0, 1]. ``masks``: x_a(0), x_a(1), ..., (C, H, W)."""
+    """A picture and what is made of it; all maps in [0, 1]."""
 
     picture: Picture
-    heads: Tensor
-    average: Tensor
-    saliency: Tensor
-    attention: Tensor
-    masks: list[Tensor]
+    heads: Tensor  # float (heads, h, w)
+    average: Tensor  # of the heads, float (h, w)
+    saliency: Tensor  # float (h, w)
+    attention: Tensor  # the map the network looks through, float (K, h, w)
+    masks: dict[str, Tensor]  # those of the form that the network was trained in, by name, float (C, H, W)
     sweeps: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network says: ``scores`` and ``probabilities`` float (classes,); for each block, the mean over channels of the gated
-    skip (``skips``) and of the skip without a gate (``features``), float (H, W), and the share of it that passes (``passed``)."""
+    """What a network says, and for each block the mean size over channels of what its mask acts on."""
 
     a: float
     form: str
-    scores: Tensor
+    scores: Tensor  # float (classes,)
     probabilities: Tensor
-    skips: list[Tensor]
-    features: list[Tensor]
-    passed: list[float]
+    part: str  # what the mask acts on: "skip" or "feature"
+    masked: list[Tensor]  # float (H, W)
+    whole: list[Tensor]  # the same without the mask
+    passed: list[float]  # the share that passes
 
 
 class Explorer:
@@ -73,6 +71,9 @@ class Explorer:
             trained here, ``runs/training/<slug>/weights.safetensors``.
         vit: the ViT whose heads are shown, and whose map the network gets if it was trained with a ViT's; None means the one it was
             trained with ("dino-tiny" where that was another source).
+
+    Attributes:
+        forms: those in which the weights can be used; "residual" only where they were trained in it.
 
     Raises:
         ValueError: the weights cannot be read, are those of the baseline, or of a network whose map needs more than the picture.
@@ -89,72 +90,80 @@ class Explorer:
         self.net = load_trained(path)
         self.vit = vit or (load_vit() if self.config.source == "dino" else tiny_vit())
         self.mean, self.std = channel_stats(data.train.images)
+        self.forms = []
+        for form in FORMS:
+            with suppress(ValueError):
+                self._network(self.config.a, form)
+                self.forms.append(form)
 
     def pick(self, index: int) -> Picture:
         """Test image ``index``."""
         test = self.data.test
-        label = int(test.labels[index])
-        return Picture(
-            f"test image {index}: {self.data.classes[label]}",
-            test.images[index],
-            test.images[index].permute(1, 2, 0).numpy(),
-            label,
-            None if test.masks is None else test.masks[index],
-        )
+        label, pixels = int(test.labels[index]), test.images[index]
+        mask = None if test.masks is None else test.masks[index]
+        name = f"test image {index}: {self.data.classes[label]}"
+        return Picture(name, pixels, pixels.permute(1, 2, 0).numpy(), label, mask)
 
     def read(self, content: bytes, name: str) -> Picture:
         """An uploaded file as a picture of the data set's image size; errors as for :func:`read_picture`."""
-        height, width = self.data.test.images.shape[-2:]
-        return read_picture(content, name, min(height, width))
+        return read_picture(content, name, min(self.data.test.images.shape[-2:]))
 
     @torch.no_grad()
     def look(self, picture: Picture) -> View:
         """All maps of a picture, and the masks that the attention branch makes of the one it gets."""
-        image = picture.pixels[None]
-        attention = cls_attention(self.vit, vit_input(self.vit, image))
-        if self.config.source.startswith("dino"):
-            fed = aggregate_heads(attention, self.config.heads)
+        image, source = picture.pixels[None], self.config.source
+        heads, saliency = cls_attention(self.vit, vit_input(self.vit, image)), border_contrast(image)
+        if source.startswith("dino"):
+            fed = aggregate_heads(heads, self.config.heads)
         else:
-            fed = (
-                border_contrast(image)
-                if self.config.source == "saliency"
-                else attention_maps(image, self.config.source)
-            )
-        every, average = aggregate_heads(attention, "all")[0], aggregate_heads(attention)[0, 0]
-        masks = [mask[0] for mask in self.net.masks(fed)]
-        return View(picture, every, average, border_contrast(image)[0, 0], fed[0], masks)
+            fed = saliency if source == "saliency" else attention_maps(image, source)
+        masks = self.net.masks(fed)
+        first = len(self.net.attention_blocks) + 1 - len(masks)
+        named = {f"$x_a^{{({first + i})}}$": mask[0] for i, mask in enumerate(masks)}
+        return View(
+            picture, aggregate_heads(heads, "all")[0], aggregate_heads(heads)[0, 0], saliency[0, 0], fed[0], named
+        )
 
     @torch.no_grad()
     def answer(self, view: View, a: float, form: str) -> Answer:
-        """What the network says of a picture at strength ``a`` in [0, 1] in the ``form`` "printed" or "gated", weights unchanged."""
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
-        a = check_strength(a)
-        self._check_classes()
-        x = self.net.stem(normalise(view.picture.pixels[None], self.mean, self.std))
-        skips, features, passed = [], [], []
-        used = coefficients(form, a)
-        for block, mask in zip(self.net.blocks, view.masks, strict=True):
-            gated = x * (a * mask if form == "printed" else 1 - a + a * mask)
-            skips.append(gated[0].mean(0))
-            features.append(x[0].mean(0))
-            passed.append(float(gated.sum() / x.sum().clamp_min(1e-12)))
-            x = block(x, mask[None], used)
-        scores = self.net.fc(x.mean((2, 3)))[0]
-        return Answer(a, form, scores, scores.softmax(0), skips, features, passed)
+        """What the network says of a picture at strength ``a`` in [0, 1] in one of its ``forms``, weights unchanged."""
+        net, on_feature, whole = self._network(a, form), form == "residual", []
+        parts = [block.bn2 if on_feature else block.conv1 for block in net.blocks]
+        watch = lambda _part, inputs, output: whole.append((output if on_feature else inputs[0])[0].abs())  # noqa: E731
+        with ExitStack() as hooks:
+            for part in parts:
+                hooks.callback(part.register_forward_hook(watch).remove)
+            scores = self._scores(net, view)
+        used = coefficients(form, net.a)
+        fixed, gate = (
+            (used.feature, used.feature_gate) if on_feature else (used.skip * used.open, used.skip * used.gate)
+        )
+        masked = [x * (fixed + gate * mask[0]) for x, mask in zip(whole, net.masks(view.attention[None]), strict=True)]
+        passed = [float(rest.sum() / x.sum().clamp_min(1e-12)) for rest, x in zip(masked, whole, strict=True)]
+        means = [x.mean(0) for x in masked], [x.mean(0) for x in whole]
+        return Answer(net.a, form, scores, scores.softmax(0), "feature" if on_feature else "skip", *means, passed)
 
+    @torch.no_grad()
     def sweep(self, view: View, form: str) -> Tensor:
         """Probabilities at the strengths of ``SWEEP``: float (strengths, classes); computed once a view and form."""
         if form not in view.sweeps:
-            view.sweeps[form] = torch.stack([self.answer(view, float(a), form).probabilities for a in SWEEP])
+            scores = [self._scores(self._network(float(a), form), view) for a in SWEEP]
+            view.sweeps[form] = torch.stack(scores).softmax(1)
         return view.sweeps[form]
 
-    def _check_classes(self) -> None:
+    def _scores(self, net: ResAttnNet, view: View) -> Tensor:
         if self.config.dataset != self.data.name or len(self.net.fc.bias) != len(self.data.classes):
             raise ValueError(
                 f"weights must be trained on the data set that is shown, {self.data.name!r} with {len(self.data.classes)} classes; "
                 f"got ones trained on {self.config.dataset!r} with {len(self.net.fc.bias)}"
             )
+        return net(normalize(view.picture.pixels[None], self.mean, self.std), view.attention[None])[0]
+
+    def _network(self, a: float, form: str) -> ResAttnNet:
+        """The network with another strength and form; it shares its weights with ``net``."""
+        net = copy.copy(self.net)
+        net.a, net.form = a, form
+        return net
 
 
 def read_picture(content: bytes, name: str, size: int = 32) -> Picture:
@@ -172,9 +181,7 @@ def read_picture(content: bytes, name: str, size: int = 32) -> Picture:
 
     try:
         with Image.open(io.BytesIO(content)) as file:
-            file.draft(
-                "RGB", (2 * _SHOWN, 2 * _SHOWN)
-            )  # large JPEGs are decoded smaller, which takes a tenth of the time
+            file.draft("RGB", (2 * _SHOWN, 2 * _SHOWN))  # large JPEGs are decoded smaller, in a tenth of the time
             picture = ImageOps.exif_transpose(file).convert("RGBA")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more on damaged files
         raise ValueError(f"{name} cannot be read as a picture ({type(error).__name__})") from error

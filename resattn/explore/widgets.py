@@ -1,18 +1,17 @@
 """Exploring in a notebook: controls for the pictures of :mod:`resattn.explore.views`. Where nobody watches, one picture stands for them.
 
-``explore_maps(Explorer(data))`` and ``explore_strength(Explorer(data))`` are the doors. Every control ends in ``draw``,
-which needs no browser.
+``explore_maps(Explorer(data))`` and ``explore_strength(Explorer(data))`` are the doors.
 """
 
 import html
-import random
+import secrets
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
-import torch
 from IPython.display import Image, display
 
-from resattn.explore.inspect import FORMS, Explorer, Picture, View
+from resattn.explore.inspect import Explorer, View
 from resattn.explore.views import map_view, png, strength_view
 from resattn.progress import interactive
 
@@ -29,145 +28,103 @@ def explore_maps(explorer: Explorer, live: bool | None = None) -> View:
     Returns:
         What is shown at first.
     """
-    if interactive() if live is None else live:
-        return _display_panel(MapPanel(explorer))
-    view = explorer.look(explorer.pick(0))
-    return _display_picture(view, map_png(view))
+    return _explore(explorer, live, strength=False)
 
 
 def explore_strength(explorer: Explorer, live: bool | None = None) -> View:
     """The same for :func:`resattn.explore.views.strength_view`, with a slider for ``a`` and a switch for the form besides."""
-    if interactive() if live is None else live:
-        return _display_panel(StrengthPanel(explorer))
-    view = explorer.look(explorer.pick(0))
-    return _display_picture(view, strength_png(explorer, view, explorer.config.a, explorer.config.form))
+    return _explore(explorer, live, strength=True)
 
 
-def map_png(view: View) -> bytes:
-    """The picture that :class:`MapPanel` shows."""
-    return png(map_view(view))
-
-
-def strength_png(explorer: Explorer, view: View, a: float, form: str) -> bytes:
-    """The picture that :class:`StrengthPanel` shows: the answer at ``a`` and ``form`` beside the one as trained."""
-    config = explorer.config
-    answer, trained = explorer.answer(view, a, form), explorer.answer(view, config.a, config.form)
+def draw(explorer: Explorer, view: View, a: float | None = None, form: str | None = None) -> bytes:
+    """The PNG of a view: its maps, or the network's answer at ``a`` and ``form`` beside the one as trained."""
+    if a is None or form is None:
+        return png(map_view(view))
+    answer, trained = explorer.answer(view, a, form), explorer.answer(view, explorer.config.a, explorer.config.form)
     return png(strength_view(view, answer, trained, explorer.sweep(view, form), explorer.data.classes))
 
 
-class MapPanel:
-    """Controls to choose a picture, and below them what is drawn of it.
+class Panel:
+    """Controls to choose a picture, with ``strength`` also a slider for ``a`` and a switch for the ``form``; below them what is drawn.
 
     Attributes:
-        box: all of it, to display. ``class_filter``, ``index``, ``random``, ``upload``: the controls. ``message``: which picture was
-            uploaded, or what is wrong with it. ``image``: the PNG.
+        box: all of it, to display. ``class_filter``, ``index``, ``random``, ``upload``, ``a``, ``form``: the controls. ``message``:
+            which picture was uploaded, or what is wrong with it. ``image``: the PNG. ``view``: what is shown.
     """
 
-    def __init__(self, explorer: Explorer):
-        self.explorer = explorer
-        self._generator = random.Random()
-        classes = [_EVERY_CLASS, *explorer.data.classes]
+    def __init__(self, explorer: Explorer, strength: bool = False):
+        config, labels = explorer.config, explorer.data.test.labels
+        self.explorer, self._key = explorer, None
+        members = {_EVERY_CLASS: range(len(labels))}
+        members |= {name: (labels == k).nonzero().flatten().tolist() for k, name in enumerate(explorer.data.classes)}
         narrow = {"layout": ipywidgets.Layout(width="260px"), "style": {"description_width": "60px"}}
+        classes = [(name, tuple(indices)) for name, indices in members.items() if len(indices)]
         self.class_filter = ipywidgets.Dropdown(options=classes, description="Class", **narrow)
-        self.index = ipywidgets.IntSlider(max=len(explorer.data.test) - 1, description="Image", **narrow)
+        self.index = ipywidgets.SelectionSlider(options=self.class_filter.value, description="Image", **narrow)
         self.random = ipywidgets.Button(description="Random", layout=ipywidgets.Layout(width="90px"))
         self.upload = ipywidgets.FileUpload(accept="image/*", description="Your picture")
-        self.message = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
-        self.image.add_class("resattn-picture")
-        self.message.add_class("resattn-message")
-        self.class_filter.observe(self._class_changed, "value")
-        self.index.observe(self._index_changed, "value")
-        self.random.on_click(self._random_clicked)
-        self.upload.observe(self._uploaded, "value")
-        chooser = ipywidgets.HBox(
-            [self.class_filter, self.index, self.random, self.upload], layout=ipywidgets.Layout(flex_flow="row wrap")
-        )
-        self.box = ipywidgets.VBox([chooser, *self._more_controls(), self.message, self.image])
-        self.view = self._look(self._chosen())
-        self.draw()
+        self.message = ipywidgets.HTML().add_class("resattn-message")
+        layout = ipywidgets.Layout(max_width="100%")
+        self.image = ipywidgets.Image(format="png", layout=layout).add_class("resattn-picture")
+        controls, rows = {"index": self.index, "upload": self.upload}, []
+        if strength:
+            self.a = ipywidgets.FloatSlider(config.a, min=0, max=1, step=0.05, description="a", **narrow)
+            self.form = ipywidgets.ToggleButtons(options=explorer.forms, value=config.form)
+            controls |= {"a": self.a, "form": self.form}
+            rows = [
+                _row(self.a, self.form),
+                ipywidgets.HTML(
+                    f"These weights were trained at a = {config.a:g} in the {config.form} form. Anywhere else the network is put to a "
+                    "use it was not trained for. It names one of its classes whatever a picture shows."
+                ),
+            ]
+        self.class_filter.observe(self._pick_class, "value")
+        self.index.observe(self._forget_upload, "value")
+        self.random.on_click(self._pick_any)
+        errors = ipywidgets.interactive_output(self._show, controls)
+        choice = _row(self.class_filter, self.index, self.random, self.upload)
+        self.box = ipywidgets.VBox([choice, *rows, self.message, self.image, errors])
 
-    def draw(self) -> None:
-        """Draw the picture anew from the state of the controls."""
-        self.image.value = map_png(self.view)
+    def _show(self, index: int, upload: tuple[dict, ...], **strength: Any) -> None:
+        if self._key != (index, upload):
+            self._key, self.message.value = (index, upload), ""
+            try:
+                self.view = self.explorer.look(self._picture(index, upload))
+            except ValueError as error:
+                self.message.value = f'<span role="alert" style="color: #b00020">{html.escape(str(error))}</span>'
+                return
+        self.image.value = draw(self.explorer, self.view, **strength)
 
-    def _more_controls(self) -> list[ipywidgets.Widget]:
-        return []
+    def _picture(self, index: int, upload: tuple[dict, ...]):
+        if not upload:
+            return self.explorer.pick(index)
+        picture = self.explorer.read(bytes(upload[0]["content"]), Path(upload[0]["name"]).name)
+        self.message.value = f"{html.escape(picture.name)}: its centre square"
+        return picture
 
-    def _members(self) -> torch.Tensor:
-        """Indices of the test images that the class filter lets through."""
-        labels = self.explorer.data.test.labels
-        if self.class_filter.value == _EVERY_CLASS:
-            return torch.arange(len(labels))
-        return (labels == self.explorer.data.classes.index(self.class_filter.value)).nonzero().squeeze(1)
+    def _pick_class(self, change: dict) -> None:
+        self._forget_upload()
+        self.index.options = change["new"]
 
-    def _chosen(self) -> Picture:
-        return self.explorer.pick(int(self._members()[self.index.value]))
+    def _forget_upload(self, _change: dict | None = None) -> None:
+        self.upload.value = ()
 
-    def _look(self, picture: Picture) -> View:
-        self.message.value = "" if picture.label is not None else f"{html.escape(picture.name)}: its centre square"
-        return self.explorer.look(picture)
-
-    def _class_changed(self, change: dict) -> None:
-        self.index.unobserve(self._index_changed, "value")  # one picture for the two changes
-        self.index.value, self.index.max = 0, max(len(self._members()) - 1, 0)
-        self.index.observe(self._index_changed, "value")
-        self._index_changed(change)
-
-    def _index_changed(self, change: dict) -> None:
-        if len(self._members()):
-            self.view = self._look(self._chosen())
-            self.draw()
-        else:
-            self.message.value = f"no test image of class {html.escape(self.class_filter.value)}"
-
-    def _random_clicked(self, button: ipywidgets.Button) -> None:
-        index = self._generator.randint(0, self.index.max)
-        if index == self.index.value:  # no change to observe, but an uploaded picture may be in its place
-            self._index_changed({})
-        self.index.value = index
-
-    def _uploaded(self, change: dict) -> None:
-        if not change["new"]:
-            return
-        file = change["new"][0]
-        try:
-            self.view = self._look(self.explorer.read(bytes(file["content"]), Path(file["name"]).name))
-        except ValueError as error:
-            self.message.value = f'<span role="alert" style="color: #b00020">{html.escape(str(error))}</span>'
-        else:
-            self.draw()
-        self.upload.value = ()  # so that the same file can be chosen again
+    def _pick_any(self, _button: ipywidgets.Button) -> None:
+        self._forget_upload()
+        self.index.value = secrets.choice(self.index.options)
 
 
-class StrengthPanel(MapPanel):
-    """The same with a slider for the strength ``a`` and a switch for the ``form``; the weights stay as they were trained."""
-
-    def draw(self) -> None:
-        self.image.value = strength_png(self.explorer, self.view, self.a.value, self.form.value)
-
-    def _more_controls(self) -> list[ipywidgets.Widget]:
-        config = self.explorer.config
-        self.a = ipywidgets.FloatSlider(
-            value=config.a, min=0, max=1, step=0.05, description="a", style={"description_width": "60px"}
-        )
-        self.form = ipywidgets.ToggleButtons(options=list(FORMS), value=config.form)
-        for control in (self.a, self.form):
-            control.observe(lambda change: self.draw(), "value")
-        note = ipywidgets.HTML(
-            f"These weights were trained at a = {config.a:g} in the {config.form} form. Anywhere else the network is put to a use "
-            f"it was not trained for. It names one of its classes whatever a picture shows."
-        )
-        return [ipywidgets.HBox([self.a, self.form], layout=ipywidgets.Layout(flex_flow="row wrap")), note]
+def _row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+    return ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap"))
 
 
-def _display_panel(panel: MapPanel) -> View:
-    display(panel.box)
-    return panel.view
-
-
-def _display_picture(view: View, content: bytes) -> View:
-    """The picture alone, and no widget: a saved notebook would carry its state, and show nothing of it."""
+def _explore(explorer: Explorer, live: bool | None, strength: bool) -> View:
+    if interactive() if live is None else live:
+        panel = Panel(explorer, strength)
+        display(panel.box)
+        return panel.view
+    # A saved notebook would carry a widget's state, and show nothing of it.
+    view = explorer.look(explorer.pick(0))
     print("The controls want a live notebook (jupyter lab notebooks/); this is where they start.")
-    display(Image(content))
+    display(Image(draw(explorer, view, *((explorer.config.a, explorer.config.form) if strength else ()))))
     return view

@@ -1,4 +1,6 @@
-"""The architecture drawn from the model itself: its layers, the shapes that hooks saw, and the two forms side by side."""
+"""The architecture drawn from the model itself: its layers, the shapes that hooks saw, and the three forms one above the other."""
+
+import itertools
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -10,10 +12,17 @@ from torch import Tensor, nn
 
 from resattn.models.resattn import FORMS, ResAttnNet
 from resattn.models.stem import ResizedPatchStem
-from resattn.plots.results import ATTENTION, CLASSIFICATION
+from resattn.plots.style import ATTENTION, CLASSIFICATION
 
-_PITCH = 4.3  # distance between x(i-1) and x(i) in the drawing
-_SKIP_Y, _MASK_Y = -1.25, -2.6
+_PITCH = 4.0  # distance between x(i-1) and x(i) in the drawing
+_GATE = 0.95  # distance of a mask from the end of the block that it acts on
+_SKIP_Y = 1.1
+_LINE = "#444444"
+_EQUATIONS = {
+    "printed": ("Eq. 3–4", r"$x_i = \mathrm{relu}\,[\,(1+a)\,f_i(x_{i-1}) + a\,P_i(x_{i-1}\odot m_{i-1})\,]$"),
+    "gated": ("the text", r"$x_i = \mathrm{relu}\,[\,f_i(x_{i-1}) + P_i(x_{i-1}\odot(1-a+a\,m_{i-1}))\,]$"),
+    "residual": ("the title", r"$x_i = \mathrm{relu}\,[\,f_i(x_{i-1})\odot(1-a+a\,m_i) + P_i(x_{i-1})\,]$"),
+}
 
 
 def feature_shapes(net: torch.nn.Module, images: Tensor, attention: Tensor) -> dict[str, tuple[int, ...]]:
@@ -56,7 +65,7 @@ def parameter_table(net: ResAttnNet, images: Tensor, attention: Tensor) -> pd.Da
 def stacks_figure(net: ResAttnNet) -> Figure:
     """Layers of the two stems (Fig. 1) and of one block of each branch (Fig. 2)."""
     block = net.blocks[1] if len(net.blocks) > 1 else net.blocks[0]
-    attention = net.attention_blocks[-1]
+    attention = net.attention_blocks[min(1, len(net.attention_blocks) - 1)]
     stacks = {
         "classification stem": (list(net.stem), CLASSIFICATION),
         "attention stem": (list(net.attention_stem), ATTENTION),
@@ -80,12 +89,16 @@ def stacks_figure(net: ResAttnNet) -> Figure:
 
 
 def architecture_figure(net: ResAttnNet, images: Tensor, attention: Tensor) -> Figure:
-    """Both forms of the whole network (Fig. 3), with the shape each part puts out."""
-    shapes = feature_shapes(net, images, attention)
-    figure, axes = plt.subplots(len(FORMS), 1, figsize=(12.5, 3.55 * len(FORMS)))
+    """Every form of the whole network (Fig. 3), with the shape each part puts out.
+
+    The last attention block is drawn in the residual form alone, whether or not ``net`` was built with it; what it puts out has the
+    shape of the feature that it gates.
+    """
+    shapes = {name: "×".join(map(str, shape)) for name, shape in feature_shapes(net, images, attention).items()}
+    figure, axes = plt.subplots(len(FORMS), 1, figsize=(10.8, 2.65 * len(FORMS)))
     for ax, form in zip(axes, FORMS, strict=True):
         _draw_form(ax, net, form, shapes)
-    figure.subplots_adjust(hspace=0.02)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, hspace=0.02)
     return figure
 
 
@@ -98,93 +111,74 @@ def receptive_field(layers: list[tuple[int, int]]) -> int:
     return field
 
 
-def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    n = len(net.blocks)
-    title = {
-        "printed": r"form=\"printed\" (Eq. 3–4):   $x_i = \mathrm{relu}\,[\,(1+a)\,f_i(x_{i-1}) + a\,P_i(x_{i-1}\odot m_{i-1})\,]$",
-        "gated": r"form=\"gated\" (the text):   $x_i = \mathrm{relu}\,[\,f_i(x_{i-1}) + P_i(x_{i-1}\odot(1-a+a\,m_{i-1}))\,]$",
-    }[form]
-    ax.text(-4.2, 1.45, title.replace('\\"', '"'), fontsize=11.5, ha="left", va="center")
-    _stem(ax, "image", "stem", shapes["stem"], 0, CLASSIFICATION)
-    _stem(ax, "attention map", "attention\nstem", shapes["attention_stem"], _MASK_Y, ATTENTION)
-    _node(ax, 0, 0, "$x^{(0)}$", CLASSIFICATION)
+def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, str]) -> None:
+    n, on_feature = len(net.blocks), form == "residual"
+    # The skip lies between the branches where the masks act on it, else on the other side.
+    skip_y, mask_y, top = (_SKIP_Y, -1.5, 2.0) if on_feature else (-_SKIP_Y, -2.2, 1.3)
+    end = n * _PITCH
+    source, equation = _EQUATIONS[form]
+    ax.text(-3.4, top - 0.25, f'form="{form}" ({source}):   {equation}', fontsize=11, va="center")
+    _row(ax, [("image", -2.95), ("stem", -1.5), ("$x^{(0)}$", 0)], 0, CLASSIFICATION)
+    _shape(ax, 0, -0.42 if on_feature else 0.42, shapes["stem"], CLASSIFICATION)
     for i, block in enumerate(net.blocks):
         left, right = i * _PITCH, (i + 1) * _PITCH
-        gate = left + 0.95
-        _box(ax, (left + right) / 2, 0, 1.7, 0.62, f"block {i + 1}  $f_{i + 1}$", CLASSIFICATION)
-        _arrow(ax, (left + 0.3, 0), (left + _PITCH / 2 - 0.87, 0))
-        _arrow(ax, (left + _PITCH / 2 + 0.87, 0), (right - 0.3, 0))
-        ax.plot([left, left, gate - 0.2], [-0.3, _SKIP_Y, _SKIP_Y], color="#444444", linewidth=1.2)
-        _node(ax, gate, _SKIP_Y, r"$\odot$", "#444444", radius=0.2)
-        end = (right - 0.03, _SKIP_Y)
-        if isinstance(block.projection, nn.Identity):
-            ax.plot([gate + 0.2, end[0]], [_SKIP_Y, _SKIP_Y], color="#444444", linewidth=1.2)
-        else:
-            ax.plot([gate + 0.2, end[0]], [_SKIP_Y, _SKIP_Y], color="#444444", linewidth=1.2)
-            _box(
-                ax,
-                left + 2.6,
-                _SKIP_Y,
-                1.75,
-                0.56,
-                f"{_describe(block.projection[0], short=True)}\n$P_{i + 1}$",
-                CLASSIFICATION,
-                size=7.5,
-            )
-        _arrow(ax, end, (end[0], -0.3))
-        _node(ax, right, 0, f"$x^{{({i + 1})}}$", CLASSIFICATION)
-        ax.text(
-            right,
-            0.42,
-            "×".join(map(str, shapes[f"blocks.{i}"])),
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=CLASSIFICATION,
+        gate = (right - _GATE, 0) if on_feature else (left + _GATE, skip_y)
+        main = [(f"block {i + 1}  $f_{i + 1}$", left + 1.85), (f"$x^{{({i + 1})}}$", right)]
+        _row(
+            ax, [("", left), *main[:1], *([("$\\odot$", gate[0])] if on_feature else []), *main[1:]], 0, CLASSIFICATION
         )
+        _shape(ax, right, -0.42 if on_feature else 0.42, shapes[f"blocks.{i}"], CLASSIFICATION)
+        near = 0.26 if on_feature else -0.26
+        ax.plot([left + 0.1, left + 0.1, right - 0.1], [near, skip_y, skip_y], color=_LINE, linewidth=1.2)
+        _arrow(ax, (right - 0.1, skip_y), (right - 0.1, near))
+        if not on_feature:
+            _node(ax, *gate, "$\\odot$", _LINE, radius=0.2)
+        if not isinstance(block.projection, nn.Identity):
+            text = f"{_describe(block.projection[0], short=True)}  $P_{i + 1}$"
+            _box(ax, left + 2.5, skip_y, 2.1, 0.46, text, CLASSIFICATION)
         if form == "printed":
-            ax.text(right - 0.75, 0.1, r"$\times(1+a)$", ha="center", va="bottom", fontsize=8.5)
-            ax.text(right - 0.1, -0.72, r"$\times a$", ha="right", va="center", fontsize=8.5)
-        _node(ax, gate, _MASK_Y, f"$m_{i}$", ATTENTION)
-        _arrow(ax, (gate, _MASK_Y + 0.3), (gate, _SKIP_Y - 0.2), ATTENTION)
-        if form == "gated":
-            ax.text(
-                gate + 0.08,
-                (_MASK_Y + _SKIP_Y) / 2,
-                f"$1-a+a\\,m_{i}$",
-                ha="left",
-                va="center",
-                fontsize=8.5,
-                color=ATTENTION,
-            )
-        if i + 1 < n:
-            _arrow(ax, (gate + 0.3, _MASK_Y), (gate + _PITCH / 2 - 1.12, _MASK_Y), ATTENTION)
-            _box(ax, gate + _PITCH / 2, _MASK_Y, 2.2, 0.62, f"attention block {i + 1}", ATTENTION)
-            _arrow(ax, (gate + _PITCH / 2 + 1.12, _MASK_Y), (gate + _PITCH - 0.3, _MASK_Y), ATTENTION)
-            shape = "×".join(map(str, shapes[f"attention_blocks.{i}"]))
-            ax.text(gate + _PITCH, _MASK_Y - 0.42, shape, ha="center", va="top", fontsize=8, color=ATTENTION)
-    end = n * _PITCH
-    _arrow(ax, (end + 0.3, 0), (end + 0.7, 0))
-    _box(ax, end + 1.65, 0, 1.9, 0.62, "mean pool, fc", CLASSIFICATION)
-    ax.text(end + 1.65, -0.42, f"{shapes['fc'][0]} scores", ha="center", va="top", fontsize=8, color=CLASSIFICATION)
-    _canvas(ax, (-4.3, end + 2.7), (_MASK_Y - 0.95, 1.9))
+            ax.text(right - 0.78, 0.1, r"$\times(1+a)$", ha="center", va="bottom", fontsize=9)
+            ax.text(right - 0.17, -0.72, r"$\times a$", ha="right", va="center", fontsize=9)
+        _arrow(ax, (gate[0], mask_y + 0.28), (gate[0], gate[1] - 0.2), ATTENTION)
+        if form != "printed":
+            text = f"$1-a+a\\,m_{i + on_feature}$"
+            ax.text(gate[0] - 0.08, (mask_y + gate[1]) / 2, text, ha="right", va="center", fontsize=9, color=ATTENTION)
+    masks = [
+        (0.0 if on_feature and not i else i * _PITCH + (-_GATE if on_feature else _GATE)) for i in range(n + on_feature)
+    ]
+    row = [("attention map", masks[0] - 3.05), ("attention\nstem", masks[0] - 1.5), ("$m_0$", masks[0])]
+    for i, x in enumerate(masks[1:], 1):
+        row += [(f"attention block {i}", (masks[i - 1] + x) / 2), (f"$m_{i}$", x)]
+        _shape(ax, x, mask_y - 0.42, shapes[f"blocks.{i - 1}"], ATTENTION)
+    _row(ax, row, mask_y, ATTENTION)
+    _shape(ax, masks[0], mask_y - 0.42, shapes["attention_stem"], ATTENTION)
+    _row(ax, [("", end), ("mean pool, fc", end + 1.55)], 0, CLASSIFICATION)
+    _shape(ax, end + 1.55, -0.42, f"{shapes['fc']} scores", CLASSIFICATION)
+    _canvas(ax, (-3.5, end + 2.6), (top - 4.4, top))
 
 
-def _stem(ax: Axes, source: str, name: str, shape: tuple[int, ...], y: float, colour: str) -> None:
-    shift = 0.95 if y else 0
-    ax.text(-3.0 + shift, y, source, ha="right", va="center", fontsize=9.5)
-    _arrow(ax, (-2.9 + shift, y), (-2.3 + shift, y), colour)
-    _box(ax, -1.55 + shift, y, 1.4, 0.62, name, colour)
-    _arrow(ax, (-0.83 + shift, y), (-0.3 + shift, y), colour)
-    ax.text(
-        shift,
-        y + (0.42 if not y else -0.42),
-        "×".join(map(str, shape)),
-        ha="center",
-        va="top" if y else "bottom",
-        fontsize=8,
-        color=colour,
-    )
+def _row(ax: Axes, parts: list[tuple[str, float]], y: float, colour: str) -> None:
+    """Parts by their text and position, joined by arrows: formulas in circles, names in boxes, inputs as they are."""
+    ends = []
+    for text, x in parts:
+        if text.startswith("$") or not text:
+            radius = 0.2 if "odot" in text else 0.28
+            if text:
+                _node(ax, x, y, text, _LINE if "odot" in text else colour, radius)
+            ends.append((x, radius))
+        elif text in ("image", "attention map"):
+            ax.text(x + 0.45, y, text.replace(" ", "\n"), ha="right", va="center", fontsize=9.5)
+            ends.append((x, 0.5))
+        else:
+            width = {"stem": 0.7, "attention\nstem": 0.7, "mean pool, fc": 0.9}.get(text, 0.8 if "f_" in text else 1.05)
+            _box(ax, x, y, 2 * width, 0.62, text, colour)
+            ends.append((x, width))
+    for (x, half), (after, half_after) in itertools.pairwise(ends):
+        _arrow(ax, (x + half, y), (after - half_after, y), colour if colour == ATTENTION else _LINE)
+
+
+def _shape(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
+    ax.text(x, y, text, ha="center", va="bottom" if y > 0 else "top", fontsize=8.5, color=colour)
 
 
 def _describe(layer: nn.Module, short: bool = False) -> str:
@@ -210,7 +204,7 @@ def _node(ax: Axes, x: float, y: float, text: str, colour: str, radius: float = 
     ax.text(x, y, text, ha="center", va="center", fontsize=9.5, color=colour, zorder=4)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "#444444") -> None:
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = _LINE) -> None:
     ax.annotate(
         "", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
     )

@@ -1,34 +1,33 @@
-"""The report: one offline page of everything that was measured, made from the records alone. Also ``python -m resattn.report.page``."""
+"""The report: one offline page of one's own runs beside the published evidence. Also ``python -m resattn report``."""
 
-import argparse
 import base64
-import contextlib
-import re
-import sys
+import json
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
 
 from resattn import paths
-from resattn.analysis.claims import claim_table
-from resattn.analysis.records import NOT_MEASURED, load_records, main_records
+from resattn.analysis.claims import SEARCH_QUESTIONS, claim_table
+from resattn.analysis.records import NOT_MEASURED, describe_protocol, load_records
 from resattn.analysis.search import answers, load_searches
-from resattn.analysis.tables import table3
+from resattn.analysis.statistics import signed
+from resattn.analysis.tables import accuracy_table, format_interval, paired_differences, table3
 from resattn.config import PRESETS
-from resattn.experiments.protocols import PAPER_TABLE3
-from resattn.files import atomic_write, file_name
-from resattn.plots.captions import PARTS, Caption, caption_of, figure_order
+from resattn.experiments.protocols import PAPER_TABLE3, QUESTIONS
+from resattn.files import atomic_write
+from resattn.progress import clock
+from resattn.report.captions import caption_of
 from resattn.report.pages import notebook_title, templates, write_page
-from resattn.report.summary import comparisons_of, facts_of, groups_of
 
 
 def build_report(records: Path | str, figures: Path | str, notebooks: Path | str, out: Path | str) -> Path:
     """Write ``out/index.html``, and beside it what it links to: ``notebooks/*.html`` and a copy of every record.
 
     Args:
-        records: folder of run records; those in folders below it get a part of their own. Missing or empty: the page says so.
+        records: folder of run records, and of searches in ``search`` below it. Missing or empty: the page says so. Where it is not
+            that of the published evidence, ``results/``, both are shown side by side.
         figures: every SVG and PNG here is shown, the SVG where both are there.
         notebooks: executed notebooks.
         out: where to write; files of other names in it are left alone.
@@ -40,26 +39,23 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
         ValueError: a record or a notebook is damaged; the message names it.
     """
     records, figures, notebooks, out = map(Path, (records, figures, notebooks, out))
-    runs = load_records(records)
-    runs = runs.loc[[Path(path).parent == records for path in runs["path"]]]
-    groups, parts = groups_of(runs), _parts(records, out)
-    pages, pictures = _write_pages(notebooks, out), _pictures(figures)
-    targets = {f"notebooks/{page['name'][:2]}": page["href"] for page in reversed(pages)} | {"results": "#records"}
-    targets |= {f"figures/{path.stem}": f"#{path.stem}" for path in pictures}
-    targets |= {f"results/{part['name']}": f"#part-{i}" for i, part in enumerate(parts, 1)}
+    published = records.resolve() == paths.RESULTS.resolve()
+    folders = {"published": records} if published else {"your runs": records, "published": paths.RESULTS}
+    runs = {who: load_records(folder) for who, folder in folders.items()}
+    own = next(iter(runs.values()))
+    trials = load_searches(records / "search").groupby(["dataset", "protocol"])
     content = {
         "name": _shown(records),
-        "runs": _listed(runs, records, out),
-        "facts": facts_of(runs),
-        "groups": groups,
-        "table3": table3(runs),
-        "paper": list(PAPER_TABLE3),
-        "datasets": list(dict.fromkeys(column.rpartition(" (")[0] for column in table3(runs))),
-        "not_measured": NOT_MEASURED,
-        "claims": _claims(records, targets),
-        "parts": parts,
-        "figures": [_figure(path, records, runs, out) for path in pictures],
-        "pages": pages,
+        "published": published,
+        "runs": own,
+        "facts": _facts(own),
+        "accuracies": _accuracies(own),
+        "table3": _table3(runs),
+        "questions": _questions(folders),
+        "searches": [(dataset, len(group), answers(group)) for (dataset, _), group in trials],
+        "figures": _figures(figures),
+        "pages": _write_pages(notebooks, out),
+        "files": _copy_records(records, out),
     }
     html = templates().get_template("report.html").render(content)
     return atomic_write(out / "index.html", lambda partial: partial.write_text(html, encoding="utf-8"))
@@ -73,90 +69,100 @@ def newest_records() -> Path:
     return newest if ages[newest] else paths.RESULTS
 
 
-def _claims(records: Path, targets: dict[str, str]) -> list[dict]:
-    """The rows of the claim table; a link in them leads into the report where that holds what it leads to, by ``targets``."""
-
-    def link(match: re.Match) -> str:
-        path = Path(match[2])
-        name = f"notebooks/{path.stem[:2]}" if path.suffix == ".ipynb" else path.with_suffix("").as_posix()
-        return f'<a href="{escape(targets[name])}">{match[1]}</a>' if name in targets else match[1]
-
-    def html(text: str) -> Markup:
-        text = re.sub(r"\*([^*]+)\*", r"<i>\1</i>", str(escape(text)))
-        return Markup(re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", link, text).replace("\n", "<br>"))
-
-    rows = claim_table(records).reset_index().to_dict("records")
-    return [{name: html(text) for name, text in row.items()} for row in rows]
+def _facts(runs: pd.DataFrame) -> dict[str, str]:
+    """Machines, versions, code, time: what the records say of how they were made; what they do not say is left out."""
+    said = pd.json_normalize(
+        [json.loads(Path(path).read_text(encoding="utf-8"))["environment"] for path in runs["path"]]
+    )
+    facts = {name.removeprefix("versions."): values.dropna().astype(str).unique() for name, values in said.items()}
+    names = ("device", "precision", "python", "torch", "timm", "revision")
+    facts = {name: ", ".join(facts[name]) for name in names if len(facts.get(name, ()))}
+    return facts | ({"training": f"{clock(runs['seconds'].sum())} in all"} if len(runs) else {})
 
 
-def _parts(records: Path, out: Path) -> list[dict]:
-    """What folders below the main one hold: runs, or searches; other files, and runs nobody can group, are only linked."""
-    parts = []
-    for folder in sorted({path.parent for path in records.rglob("*.json")} - {records}):
-        name = folder.relative_to(records).as_posix()
-        part = {"name": name, "text": PARTS.get(name, ""), "groups": [], "comparisons": [], "searches": [], "runs": []}
-        part["files"] = [_copy_record(path, records, out) for path in sorted(folder.glob("*.json"))]
-        with contextlib.suppress(ValueError):
-            runs = load_records(folder)
-            part["runs"] = _listed(runs, records, out)
-            part["groups"] = groups_of(runs)
-            part["comparisons"] = comparisons_of(load_records(records)) if name == "controls" else []
-        with contextlib.suppress(ValueError):
-            groups = load_searches(folder).groupby(["dataset", "protocol"])
-            part["searches"] = [
-                {"dataset": dataset, "protocol": protocol, "trials": len(trials), "answers": answers(trials)}
-                for (dataset, protocol), trials in groups
-            ]
-        parts.append(part)
-    return parts
+def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every network's accuracy at every protocol, and its difference to the baseline, as text."""
+    keys = ["dataset", "protocol", "network"]
+    words = {key: describe_protocol(group, maps=False) for key, group in runs.groupby(keys[:2])}
+    table = accuracy_table(runs).merge(
+        paired_differences(runs)[[*keys, "mean", "half"]], "left", keys, suffixes=("", "_difference")
+    )
+    rows = [
+        {
+            "data set": row.dataset,
+            "network": row.name,
+            "test accuracy (%)": format_interval(row.mean, row.half, row.seeds),
+            "against ResNet8": signed(row.mean_difference, row.half_difference)
+            if np.isfinite(row.mean_difference)
+            else "–",
+            "settings": words[row.dataset, row.protocol],
+        }
+        for row in table.itertuples(index=False)
+    ]
+    return pd.DataFrame(rows)
 
 
-def _listed(runs: pd.DataFrame, base: Path, out: Path) -> list[dict]:
-    """The rows of a table of records, with a link to each."""
-    return runs.assign(file=[_copy_record(path, base, out) for path in runs["path"]]).to_dict("records")
+def _table3(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Table 3 as text: for each data set and protocol that somebody ran the paper's numbers and theirs."""
+    columns = {}
+    for preset in PRESETS:
+        for who, table in {who: table3(own, preset) for who, own in runs.items()}.items():
+            for name, cells in table.items():
+                dataset, _, whose = name.rpartition(" (")
+                if whose == "paper)" or not (cells != NOT_MEASURED).any():
+                    continue
+                if dataset in PAPER_TABLE3:
+                    columns[dataset, "", "paper"] = table[f"{dataset} (paper)"]
+                columns[dataset, preset if dataset in PAPER_TABLE3 else "", who] = cells
+    networks = list(dict.fromkeys(name for cells in columns.values() for name in cells.index))
+    order = sorted(columns, key=lambda key: (key[0] not in PAPER_TABLE3, key[0], key[2] != "paper"))
+    named = {", ".join(filter(None, key)): columns[key].reindex(networks).fillna(NOT_MEASURED) for key in order}
+    return pd.DataFrame(named, index=pd.Index(networks, name="network")).reset_index()
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """One file a figure, SVG before PNG, in the order of their captions."""
-    found = {path.stem: path for suffix in ("png", "svg") for path in folder.glob(f"*.{suffix}")}
-    return [found[name] for name in sorted(found, key=figure_order)]
+def _questions(folders: dict[str, Path]) -> dict[str, pd.DataFrame]:
+    """What was measured to each question, one's own runs above the published ones."""
+    tables = {who: claim_table(folder).reset_index() for who, folder in folders.items()}
+    table = pd.concat(tables, names=["runs"]).reset_index("runs")
+    table = table[table["difference"] != NOT_MEASURED]
+    order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}
+    table = table.sort_values("claim", key=lambda claims: claims.map(order), kind="stable")
+    columns = ["claim", *(["runs"] if len(folders) > 1 else []), "protocol", "difference", "direction", "reported gain"]
+    parts = {text: table.loc[table["question"] == key, columns] for key, text in (QUESTIONS | SEARCH_QUESTIONS).items()}
+    return {text: part.loc[:, (part != "").any()] for text, part in parts.items() if len(part)}
 
 
-def _figure(path: Path, records: Path, runs: pd.DataFrame, out: Path) -> dict:
-    caption, subject = caption_of(path.stem) or (Caption(path.stem, ""), "")
-    if caption.evidence == "main":
-        files = sorted(map(Path, main_records(runs[runs["dataset"].map(file_name) == subject])["path"]))
-        base = records
-    else:
-        base = records if caption.evidence and any(records.glob(caption.evidence)) else paths.CHECKOUT
-        files = sorted(base.glob(caption.evidence)) if caption.evidence else []
-    kind = "svg+xml" if path.suffix == ".svg" else "png"
-    return {
-        "name": path.stem,
-        "caption": caption,
-        "files": [_copy_record(file, base, out) for file in files],
-        "source": f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
-    }
+def _copy_records(records: Path, out: Path) -> dict[str, list[dict]]:
+    """Put a copy of each record beside the page, so that the report can be moved as one folder; names and links by folder."""
+    files: dict[str, list[dict]] = {}
+    for path in sorted(records.rglob("*.json")):
+        name, content = path.relative_to(records), path.read_bytes()
+        atomic_write(out / "records" / name, lambda partial, content=content: partial.write_bytes(content))
+        about = {"name": name.name, "href": quote(f"records/{name.as_posix()}")}
+        files.setdefault(name.parent.as_posix().removeprefix("."), []).append(about)
+    return dict(sorted(files.items()))
 
 
 def _write_pages(notebooks: Path, out: Path) -> list[dict]:
     """Render the executed notebooks; name, title and link of each."""
-    pages = []
-    for path in sorted(notebooks.glob("*.ipynb")):
-        if not path.name.endswith(".partial.ipynb"):
-            page = write_page(path, out / "notebooks" / f"{path.stem}.html")
-            pages.append(
-                {"name": path.stem, "title": notebook_title(path), "href": quote(page.relative_to(out).as_posix())}
-            )
-    return pages
+    found = [path for path in sorted(notebooks.glob("*.ipynb")) if not path.name.endswith(".partial.ipynb")]
+    for path in found:
+        write_page(path, out / "notebooks" / f"{path.stem}.html")
+    return [
+        {"name": path.stem, "title": notebook_title(path), "href": quote(f"notebooks/{path.stem}.html")}
+        for path in found
+    ]
 
 
-def _copy_record(path: Path | str, base: Path, out: Path) -> dict:
-    """Put a copy beside the page, so that the report can be moved as one folder; returns name and link."""
-    name = Path(path).relative_to(base).as_posix()
-    target, content = out / "records" / name, Path(path).read_bytes()
-    atomic_write(target, lambda partial: partial.write_bytes(content))
-    return {"name": name, "href": quote(f"records/{name}")}
+def _figures(folder: Path) -> list[dict]:
+    """One picture a figure, SVG before PNG, in the order of their captions."""
+    found = {path.stem: path for kind in ("png", "svg") for path in folder.glob(f"*.{kind}")}
+    figures = []
+    for name in sorted(found, key=lambda name: (caption_of(name)[0], name)):
+        kind = {".svg": "svg+xml", ".png": "png"}[found[name].suffix]
+        source = f"data:image/{kind};base64,{base64.b64encode(found[name].read_bytes()).decode()}"
+        figures.append({"name": name, "caption": caption_of(name)[1], "source": source})
+    return figures
 
 
 def _shown(path: Path) -> str:
@@ -165,33 +171,3 @@ def _shown(path: Path) -> str:
         if path.resolve().is_relative_to(root):
             return path.resolve().relative_to(root).as_posix()
     return path.name
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Build the report; the exit status is 0, or 2 after a word on what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m resattn.report.page", description="Build the report from records.")
-    add = parser.add_argument
-    add("--records", metavar="DIR", help="run records (default: of the profile run last, else the committed ones)")
-    add("--figures", metavar="DIR", help="figures to show (default: figures/ beside the records)")
-    add("--notebooks", metavar="DIR", help="executed notebooks (default: notebooks/ beside the records)")
-    add("--out", metavar="DIR", help="where to write (default: report/)", default=paths.REPORT)
-    options = parser.parse_args(argv)
-    for name in ("records", "figures", "notebooks"):
-        folder = getattr(options, name)
-        if folder is not None and not Path(folder).is_dir():
-            parser.error(f"--{name} must be a folder that exists, got {folder}")
-    records = Path(options.records) if options.records else newest_records()
-    beside = records.resolve().parent
-    try:
-        page = build_report(
-            records, options.figures or beside / "figures", options.notebooks or beside / "notebooks", options.out
-        )
-    except (ValueError, OSError) as error:
-        print(f"python -m resattn.report.page: {error}", file=sys.stderr)
-        return 2
-    print(f"report: {page}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -36,12 +36,9 @@ def templates() -> jinja2.Environment:
 
 def notebook_title(path: Path | str) -> str:
     """The first heading of a notebook, or its file's name where it has none; ValueError where the file is not a notebook."""
-    headings = (
-        re.search(r"^# +(.+)$", cell.source, re.MULTILINE)
-        for cell in _read(Path(path)).cells
-        if cell.cell_type == "markdown"
-    )
-    return next((heading[1] for heading in headings if heading), Path(path).stem)
+    text = "\n".join(cell.source for cell in _read(path).cells if cell.cell_type == "markdown")
+    heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
+    return heading[1] if heading else Path(path).stem
 
 
 def write_page(notebook: Path | str, target: Path, back: str = "../index.html") -> Path:
@@ -54,21 +51,14 @@ def write_page(notebook: Path | str, target: Path, back: str = "../index.html") 
     content = _read(notebook)
     _describe_pictures(content)
     body, _ = _exporter().from_notebook_node(content)
-    body = _cleaner().clean(
-        re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)
-    )  # pandas' own, for each table
-    page = templates().get_template("notebook.html")
-    html = page.render(
-        title=notebook_title(notebook),
-        name=notebook.stem,
-        back=back,
-        body=Markup(body),
-        code_style=Markup(_code_style()),
-    )
+    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas' own, for each table
+    about = {"title": notebook_title(notebook), "name": notebook.stem, "back": back}
+    about |= {"body": Markup(_cleaner().clean(body)), "code_style": Markup(_code_style())}
+    html = templates().get_template("notebook.html").render(about)
     return atomic_write(target, lambda partial: partial.write_text(html, encoding="utf-8"))
 
 
-def _read(path: Path):
+def _read(path: Path | str):
     import nbformat
 
     try:

@@ -12,14 +12,23 @@ import psutil
 import pytest
 
 from resattn import paths
+from resattn.__main__ import main
 from resattn.config import TrainConfig
-from resattn.experiments.jobs import check_changes, list_jobs, notebook_parameters, select_jobs
+from resattn.experiments.jobs import (
+    Job,
+    check_changes,
+    core_seconds,
+    list_jobs,
+    notebook_parameters,
+    seconds_on,
+    select,
+)
 
 TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500", "--set", "compile=False"]
 
 
 def run(home, *options, environment=None, **kwargs):
-    command = [sys.executable, "-m", "resattn.experiments.notebooks", *options]
+    command = [sys.executable, "-m", "resattn", "run", *options]
     environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""} | (environment or {})
     return subprocess.run(command, cwd=paths.CHECKOUT, env=environment, capture_output=True, text=True, **kwargs)
 
@@ -41,13 +50,38 @@ def test_help_answers_at_once_without_an_environment(script):
 
 
 def test_planning_imports_no_torch():
-    code = "import sys, resattn.experiments.notebooks as r; r.main(['--dry-run', '--profile', 'demo']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=paths.CHECKOUT, capture_output=True).returncode == 0
+    code = "import sys; from resattn.__main__ import main; main(['run', '--dry-run', '--profile', 'demo']); sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=paths.CHECKOUT, env=environment, capture_output=True)
+    assert done.returncode == 0
 
 
-def test_demo_covers_three_strengths_two_forms_baseline_and_two_seeds():
+def test_the_command_helps_at_once_without_torch():
+    start = time.monotonic()
+    whole = subprocess.run([sys.executable, "-m", "resattn", "--help"], capture_output=True, text=True)
+    assert time.monotonic() - start < 2
+    verbs = re.findall(r"^    (\w+)  ", whole.stdout, re.MULTILINE)
+    assert verbs == ["train", "maps", "dino", "search", "run", "report"]
+    for verb in {*verbs} - {"dino"}:  # whose settings are the network's
+        code = f"import sys\nfrom resattn.__main__ import main\ntry: main(['{verb}', '--help'])\nfinally: assert 'torch' not in sys.modules"
+        shown = subprocess.run([sys.executable, "-c", code], cwd=paths.CHECKOUT, capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr
+        assert f"python -m resattn {verb}" in shown.stdout
+
+
+def test_maps_are_computed_once_and_kept(tmp_path, make_folder, capsys):
+    options = ["maps", "--dataset=birds", f"--root={make_folder().parent}", "--source=saliency"]
+    assert main(options) == 0
+    assert "train: 12x1x28x28 maps of saliency" in capsys.readouterr().out
+    kept = {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*")}
+    assert len(kept) == 2
+    assert main(options) == 0
+    assert kept == {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*")}
+
+
+def test_demo_covers_three_strengths_three_forms_baseline_and_two_seeds():
     jobs = names("demo")
-    assert len(jobs) == 2 + 2 * 7 + 3
+    assert len(jobs) == 2 + 2 * 8 + 3
     assert {
         "01-shapes",
         "02",
@@ -57,7 +91,32 @@ def test_demo_covers_three_strengths_two_forms_baseline_and_two_seeds():
         "03-shapes-resnet8-seed1",
         "03-shapes-printed-a0.5-seed0",
         "03-shapes-gated-a1-seed1",
+        "03-shapes-residual-a1-seed0",
     } <= set(jobs)
+
+
+def test_reduced_makes_the_readmes_table():
+    """Its records are those that are committed: the same settings under the same names."""
+    runs = [job.config for job in list_jobs("reduced", None, 3, None, {}) if job.config]
+    assert len(runs) == 5 * 3
+    assert {(run.model, run.form, run.a) for run in runs if run.model == "resattn"} == {
+        ("resattn", "printed", 0.0), ("resattn", "printed", 1.0), ("resattn", "gated", 1.0), ("resattn", "residual", 1.0),
+    }  # fmt: skip
+    assert {run.dataset for run in runs} == {"cifar10"}
+    assert all(
+        run == TrainConfig.preset("reduced", **{n: getattr(run, n) for n in ("dataset", "model", "form", "a", "seed")})
+        for run in runs
+    )
+
+
+def test_the_cost_of_the_whole_is_that_of_its_stages(monkeypatch):
+    jobs = list_jobs("demo", None, 1, None, {})
+    cost = {job.name: core_seconds(job) for job in jobs}
+    stages = [[cost[job.name] for job in jobs if job.stage == stage] for stage in (0, 1, 2)]
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert seconds_on(1, jobs) == pytest.approx(sum(cost.values()) / 2), "one run has both cores"
+    assert sum(cost.values()) / 2 <= seconds_on(2, jobs) < sum(cost.values())
+    assert seconds_on(1000, jobs) == pytest.approx(sum(map(max, stages)))
 
 
 def test_paper_covers_both_cifars_at_the_papers_settings():
@@ -97,15 +156,15 @@ def test_a_gpu_that_torch_cannot_use_is_named_and_the_demo_chosen(tmp_path, brok
     first = answer.stdout.splitlines()[0]
     assert first.startswith("Profile demo: nvidia-smi lists a GPU, but torch ")
     assert "cannot use it (" in first
-    assert "19 jobs" in answer.stdout
+    assert "21 runs" in answer.stdout
 
 
 def test_days_on_the_cpu_do_not_start_unasked(tmp_path, broken_gpu):
     for environment, found in ((broken_gpu, "nvidia-smi lists a GPU, but torch"), ({}, "no CUDA GPU here")):
         answer = run(tmp_path, "--profile", "paper", environment=environment)
         assert answer.returncode == 2
-        assert f"run_all.sh: {found}" in answer.stderr
-        assert re.search(r"takes about \d{3}:\d\d h of two cores' time; --cpu runs it all the same", answer.stderr)
+        assert f"python -m resattn run: {found}" in answer.stderr
+        assert re.search(r"takes about \d{3}:\d\d h on \d+ workers; --cpu runs it all the same", answer.stderr)
         assert len(answer.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
     answer = run(tmp_path, "--profile", "paper", "--only", "02", "--dry-run", "--cpu", environment=broken_gpu)
@@ -122,7 +181,7 @@ def test_precision_and_compilation_can_be_set():
 def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
     answer = run(tmp_path, "--profile", "demo", "--dry-run")
     assert answer.stdout.count("about") > 10
-    assert "19 jobs, 0 finished" in answer.stdout
+    assert "21 runs, 0 finished" in answer.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -131,17 +190,17 @@ def test_dry_run_lists_jobs_and_cost_and_writes_nothing(tmp_path):
     [
         (["--set", "epcohs=3"], "--set epcohs: no notebook has this parameter; they have a, "),
         (["--set", "form=7"], "--set form: must be of type str"),
-        (["--set", "form=gatted"], "form must be one of printed, gated, scaled, unmasked; got 'gatted'"),
+        (["--set", "form=gatted"], "form must be one of printed, gated, residual, scaled, unmasked; got 'gatted'"),
         (["--set", "a=1.5"], "a must be a number in [0, 1], got 1.5"),
         (["--set", "a=nan"], "--set a: must be of type float"),
-        (["--set", "lr"], "--set wants NAME=VALUE"),
-        (["--only", "nothing*"], "matches no job"),
+        (["--set", "lr"], "argument --set: must be NAME=VALUE, got 'lr'"),
+        (["--only", "nothing*"], "matches no run"),
         (["--set", "weights=no/such/file"], "--set weights: must be 'pretrained', 'random' or a checkpoint file, got"),
         (["--set", "records=elsewhere"], "--set records: cannot be changed; --profile chooses it"),
         (["--set", "preset=paper"], "--set preset: cannot be changed"),
         (["--seeds", "0"], "must be a whole number of at least 1"),
         (["--profile", "fast"], "invalid choice"),
-        (["--data", "no/such/folder"], "--data must be a folder that exists"),
+        (["--data", "no/such/folder"], "--data: must be a folder that exists"),
     ],
 )
 def test_bad_options_end_with_a_clear_line(tmp_path, options, message):
@@ -177,7 +236,7 @@ def test_a_plain_c_locale_makes_no_difference(tmp_path, make_folder, strict):
         environment=plain,
     )
     assert answer.returncode == 0, answer.stderr
-    assert "19 jobs" in answer.stdout
+    assert "21 runs" in answer.stdout
 
 
 def test_without_hub_it_ends_before_the_first_job_with_the_ways_out(tmp_path):
@@ -185,11 +244,11 @@ def test_without_hub_it_ends_before_the_first_job_with_the_ways_out(tmp_path):
     options = ["--profile", "demo", "--set", "source=dino"]
     answer = run(tmp_path, *options, environment=offline)
     assert answer.returncode == 2
-    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("run_all.sh")]
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("python -m resattn")]
     assert "cannot be fetched" in line
     assert "--set weights=PATH" in line
     assert "--set source=saliency --set vit=dino-tiny" in line
-    assert not list((tmp_path / "runs").rglob("*.log")), "no job was started"
+    assert not list((tmp_path / "runs").rglob("*.log")), "no run was started"
 
 
 def test_weights_are_named_by_their_whole_path(tmp_path, monkeypatch):
@@ -198,8 +257,7 @@ def test_weights_are_named_by_their_whole_path(tmp_path, monkeypatch):
     jobs = list_jobs("demo", None, 1, None, {"weights": "vit.pth", "source": "dino"})
     said = {job.parameters["weights"] for job in jobs if "weights" in job.parameters}
     assert said == {str(tmp_path / "vit.pth")}
-    assert not any(job.needs_published_vit() for job in jobs)
-    assert any(job.needs_published_vit() for job in list_jobs("paper", None, 1, None, {}))
+    assert {job.config.weights for job in jobs if job.config and job.config.uses_maps} == said, "so none is looked for"
 
 
 def test_names_of_jobs_let_nothing_out():
@@ -227,7 +285,7 @@ def test_smallest_profile_runs_skips_and_reports(tmp_path):
         words in page for words in (written[0].name, 'id="accuracy-shapes"', "Tables and figures, from records alone")
     )
     again = run(tmp_path, "--profile", "demo", "--seeds", "1", "--only", "0[34]*", *TINY, "--set", "model=resnet8")
-    assert again.stdout.count("finished earlier, skipped") == 2
+    assert again.stdout.count("2 of 2 finished earlier, skipped") == 1
     assert again.returncode == 0
 
 
@@ -240,59 +298,60 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
     assert answer.returncode == 1
     assert "FAILED 01-broken; its log: " in answer.stdout
     assert "[2/2]" in answer.stdout
-    assert "1 of 2 jobs done" in answer.stdout
+    assert "1 of 2 runs done" in answer.stdout
     assert "No run has left a record here yet" in (tmp_path / "report/index.html").read_text(), "of what there is"
     assert "holds no image" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("handling", [signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored by the parent"])
-def test_two_at_once_in_one_folder_are_refused_and_ctrl_c_leaves_no_half_record(tmp_path, handling):
-    command = [
-        sys.executable,
-        "-m",
-        "resattn.experiments.notebooks",
-        "--profile",
-        "demo",
-        "--only",
-        "03-shapes-resnet8-seed0",
-    ]
+def test_ctrl_c_leaves_no_kernel_and_no_half_record(tmp_path):
+    command = [sys.executable, "-m", "resattn", "run", "--profile", "demo", "--only", "03-shapes-resnet8-seed0"]
     command += ["--set", "epochs=30"]  # long enough to be interrupted
     environment = os.environ | {"RESATTN_HOME": str(tmp_path)}
-    first = subprocess.Popen(
-        command,
-        cwd=paths.CHECKOUT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, handling),
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, **pipes)
     log = tmp_path / "runs/demo/logs/03-shapes-resnet8-seed0.log"
-    for _ in range(600):
+    for _ in range(1200):
         if log.exists() and "seed" in log.read_text():
             break
         time.sleep(0.1)
-    second = run(tmp_path, "--profile", "demo", "--only", "02")
-    assert second.returncode == 1
-    assert f"process {first.pid} is already running in this folder" in second.stderr
-    kernels = psutil.Process(first.pid).children(recursive=True)
+    processes = psutil.Process(first.pid).children(recursive=True)
+    assert any("ipykernel" in " ".join(process.cmdline()) for process in processes)
     first.send_signal(signal.SIGINT)
     try:
-        out, _ = first.communicate(timeout=60)
+        out, errors = first.communicate(timeout=60)
     finally:
         first.kill()
-    assert kernels
-    assert psutil.wait_procs(kernels, timeout=20)[1] == [], "none outlives it"
+    assert psutil.wait_procs(processes, timeout=20)[1] == [], "none outlives it"
     assert first.returncode == 130
+    assert "Traceback" not in errors
     assert "the same command goes on from there" in out
     assert not list((tmp_path / "runs/demo").rglob("*.json"))
     assert not list((tmp_path / "runs/demo/notebooks").glob("03-shapes-resnet8-seed0.ipynb"))
 
 
+def test_a_kernel_that_does_not_start_is_tried_again(tmp_path, monkeypatch):
+    import papermill
+
+    calls = []
+
+    def execute_notebook(*_, **__):
+        calls.append(1)
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+    with pytest.raises(RuntimeError):
+        Job("02", "02_architecture", 0, {}, None, tmp_path).execute()
+    assert len(calls) == 3
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *_, **__: calls.append(1) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Job("02", "02_architecture", 0, {}, None, tmp_path).execute()
+    assert len(calls) == 4, "what a notebook raises is its answer"
+
+
 def test_only_selects_by_pattern():
     jobs = list_jobs("demo", None, 2, None, {})
-    assert [job.name for job in select_jobs(jobs, "*gated-a1-*")] == [
+    assert [job.name for job in select({job.name: job for job in jobs}, "*gated-a1-*")] == [
         "03-shapes-gated-a1-seed0",
         "03-shapes-gated-a1-seed1",
     ]

@@ -1,25 +1,26 @@
 """The search of Sec. 5.1: the same points whoever asks, each once, resumed after a kill, and no look at the test split."""
 
+import contextlib
 import dataclasses
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
-import time
 
+import optuna
 import pandas as pd
 import pytest
-import torch
 from optuna.trial import TrialState
 
 from resattn import TrainConfig, load_dataset, paths
+from resattn.__main__ import main
 from resattn.analysis.search import answers, best_trial, cosine_against_constant, load_searches, search_trials
-from resattn.experiments import search as search_module
-from resattn.experiments.search import SearchPlan, main, search
-from resattn.experiments.search_queue import Point, PointQueue
-from resattn.plots.results import save_figure, use_style
+from resattn.data import datasets
+from resattn.experiments.search import Point, SearchPlan, Trial, search
 from resattn.plots.search import search_figures
+from resattn.plots.style import save_figure, use_style
+from resattn.training import trainer
 
 TINY = TrainConfig(dataset="birds", model="resnet8", epochs=2, image_size=8, batch_size=4, device="cpu")
 OPTIONS = ["--dataset", "birds", "--model", "resnet8", "--epochs", "2", "--image-size", "8", "--batch-size", "4"]
@@ -104,8 +105,10 @@ def test_a_search_measures_its_points_and_says_what_it_did(birds, tmp_path, caps
     assert record["config"]["image_size"] == 8
     assert "lr" not in record["config"]
     assert record["environment"]["versions"]["optuna"]
-    assert not list((tmp_path / "s.trials").rglob("*.*")), "checkpoints and signs of life are gone"
-    assert capsys.readouterr().out.count("(5 of 5)") == 1
+    assert {path.name for path in (tmp_path / "s.trials").rglob("*.*")} <= {".lock", plan(birds).name}, (
+        "checkpoints are gone"
+    )
+    assert "[5/5] " in capsys.readouterr().out
     again = search(plan(birds), tmp_path / "s.journal")
     assert again["trials"] == record["trials"], "nothing is measured twice"
 
@@ -130,120 +133,127 @@ def test_the_test_split_is_never_looked_at(birds, tmp_path, monkeypatch):
             raise AssertionError("the search counted the test split")
 
     data = dataclasses.replace(load_dataset("birds", birds.root), test=Sealed())
-    monkeypatch.setattr(search_module, "load_dataset", lambda name, root: data)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
     config = dataclasses.replace(birds, model="resattn", source="saliency")
     record = search(plan(config, trials=2), tmp_path / "s.journal")
     assert len(record["trials"]) == 2 + 1 + 2 + confirmed(record)
     assert "test" not in json.dumps(record)
 
 
-def start_worker(home, *options, **kwargs):
-    command = [sys.executable, "-m", "resattn.experiments.search", *OPTIONS, *options]
-    environment = os.environ | {
-        "RESATTN_HOME": str(home),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    return subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True, **kwargs)
+def start_search(home, *options):
+    command = [sys.executable, "-m", "resattn", "search", *OPTIONS, *options]
+    environment = os.environ | {"RESATTN_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, **pipes)
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_journal_and_repeat_no_point(birds, tmp_path):
+def test_a_killed_search_on_two_workers_goes_on_and_repeats_no_point(birds, tmp_path):
     options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--out", str(tmp_path / "s.json")]
-    workers = [start_worker(tmp_path, *options) for _ in range(2)]
-    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
+    command = start_search(tmp_path, *options, "--jobs", "2")
+    for line in command.stdout:
+        if line.startswith("[2/"):  # so the first is in the record
+            break
+    command.kill()
+    command.communicate()
+    before = len(json.loads((tmp_path / "s.json").read_text())["trials"])
+    assert before < 7
+    again = start_search(tmp_path, *options, "--jobs", "2")
+    out, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, out + errors
     record = json.loads((tmp_path / "s.json").read_text())
-    trained = [line.split("  val")[0] for output in outputs for line in output.splitlines() if "val acc" in line]
-    assert len(trained) == len(set(trained)) == len(record["trials"]) == 6 + 1 + 2 + confirmed(record)
+    assert len(record["trials"]) == 6 + 1 + 2 + confirmed(record)
+    assert before <= len(record["trials"]) - out.count("val acc") <= before + 2
+    assert not list((tmp_path / "s.trials").rglob("*.pt")) + list((tmp_path / "s.trials").rglob("*.json"))
     alone = search(plan(birds, trials=6), tmp_path / "alone.journal")
     assert without_times(alone)["trials"] == without_times(record)["trials"]
 
 
-def test_of_two_equal_requests_one_is_measured(tmp_path):
-    workers = [PointQueue(tmp_path / "s.journal", "study") for _ in range(2)]
-    points = [Point("random", 0.1, 1e-3, 0), Point("random", 0.2, 1e-3, 0)]
-    for point in points * 2:  # what two workers do that ask at the same moment
-        about = dataclasses.asdict(point) | {"name": point.name}
-        workers[0].study.enqueue_trial({"lr": point.lr, "weight_decay": point.weight_decay}, {"point": about})
-    claimed = [workers[k % 2].claim([]) for k in range(4)]
-    assert [one[1] for one in claimed if one] == points
-    assert claimed[0][0].params == {"lr": 0.1, "weight_decay": 1e-3}
+def test_an_outcome_nobody_could_keep_is_kept_by_the_next_command(birds, tmp_path):
+    few = plan(birds, trials=1, grid=(1, 1), confirm=0)
+    folder = tmp_path / "s.trials" / few.name
+    Trial(birds, few.random_point(0), folder).execute()
+    (outcome,) = folder.glob("*.json")
+    record = search(few, tmp_path / "s.journal")
+    assert [t["stage"] for t in record["trials"]] == ["random", "paper"]
+    assert not outcome.exists()
 
 
-def test_a_trial_whose_worker_died_is_measured_again_but_a_living_one_is_left_alone(tmp_path):
-    dead, living = (PointQueue(tmp_path / "s.journal", "study", patience=0.4) for _ in range(2))
-    point = Point("random", 0.1, 1e-3, 0)
-    trial, _ = dead.claim([point])
-    with dead.alive(trial):
-        time.sleep(0.8)
-        assert living.claim([point]) is None
-    assert living.claim([point]) is None, "no sign of life is noticed, but patience only starts"
-    time.sleep(0.6)
-    assert living.claim([point])[1] == point
-    assert [t.state for t in living.study.get_trials()] == [TrialState.FAIL, TrialState.RUNNING]
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(birds, tmp_path, monkeypatch):
+    real, epochs = trainer.Trainer.train_epoch, []
 
+    def train_epoch(run):
+        epochs.append(run.config.lr)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        real(run)
 
-@pytest.mark.slow
-def test_a_killed_search_goes_on_and_ends_with_the_same_record(birds, tmp_path, monkeypatch):
-    options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--epochs", "60"]
-    options += ["--trials", "1", "--grid", "1x1", "--confirm", "0"]
-    worker = start_worker(tmp_path, *options)
-    checkpoints = tmp_path / "s.trials"
-    for _ in range(600):
-        if list(checkpoints.rglob("*.pt")):
-            break
-        time.sleep(0.05)
-    worker.send_signal(signal.SIGKILL)
-    worker.communicate()
-    (left,) = checkpoints.rglob("*.pt")
-    long = dataclasses.replace(birds, epochs=60)
-    epochs = []
-    real = search_module.Run.train_epoch
-    monkeypatch.setattr(search_module.Run, "train_epoch", lambda run: (epochs.append(run.config.lr), real(run)))
-    short = {"trials": 1, "grid": (1, 1), "confirm": 0}
-    resumed = search(plan(long, **short), tmp_path / "s.journal", patience=0.5)
-    first = plan(long).random_point(0)
-    assert left.stem == first.name
-    assert 0 < epochs.count(first.lr) < 60, "it went on from its checkpoint"
-    untouched = search(plan(long, **short), tmp_path / "alone.journal")
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
+    few = plan(birds, trials=1, grid=(1, 1), confirm=0)
+    with pytest.raises(KeyboardInterrupt):
+        search(few, tmp_path / "s.journal")
+    resumed = search(few, tmp_path / "s.journal")
+    assert epochs.count(few.random_point(0).lr) == 3, "one epoch, one that was interrupted, and that one again"
+    untouched = search(few, tmp_path / "alone.journal")
     assert without_times(resumed)["trials"] == without_times(untouched)["trials"]
 
 
-def test_an_interrupted_trial_is_free_at_once(birds, tmp_path, monkeypatch):
-    def interrupt(run):
-        raise KeyboardInterrupt
+def test_a_trial_that_fails_is_named_when_the_others_have_ended(birds, tmp_path, monkeypatch):
+    lost = plan(birds).random_point(1)
+    real = trainer.Trainer.train_epoch
 
-    monkeypatch.setattr(search_module.Run, "train_epoch", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        search(plan(birds), tmp_path / "s.journal")
-    monkeypatch.undo()
-    queue = PointQueue(tmp_path / "s.journal", plan(birds).name)
-    first = plan(birds).random_point(0)
-    trial, point = queue.claim([first])
-    assert point == first
-    queue.give_up(trial)
-    record = search(plan(birds, trials=1, grid=(1, 1), confirm=0), tmp_path / "s.journal")
-    assert [t["stage"] for t in record["trials"]] == ["random", "paper"], "what another plan wanted is not left to do"
+    def train_epoch(run):
+        if run.config.lr == lost.lr:
+            raise MemoryError("no memory left")
+        real(run)
+
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
+    with pytest.raises(
+        RuntimeError, match=f"1 of 5 trials failed; {re.escape(lost.name)}: MemoryError: no memory left"
+    ):
+        search(plan(birds), tmp_path / "s.journal", out=tmp_path / "s.json")
+    assert len(json.loads((tmp_path / "s.json").read_text())["trials"]) == 4
+
+
+def test_the_journal_of_an_earlier_version_goes_on(birds, tmp_path):
+    """Its trials had a state of their own while they waited and ran; those that ended count."""
+    few = plan(birds, trials=1, grid=(1, 1), confirm=0)
+    point = few.random_point(0)
+    outcome = {"epochs": [{"val_acc": 0.5, "val_loss": 1.0}], "diverged": None, "seconds": 1.0}
+    outcome |= {"device": "one", "precision": "float32", "revision": None}
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "s.journal")))
+    study = optuna.create_study(study_name=few.name, storage=storage, direction="maximize")
+    about = {"point": dataclasses.asdict(point) | {"name": point.name}}
+    for ends in (True, False):
+        study.enqueue_trial({"lr": point.lr, "weight_decay": point.weight_decay}, about)
+        trial = study.ask()
+        if ends:
+            for name, value in outcome.items():
+                trial.set_user_attr(name, value)
+            study.tell(trial, 0.5)
+    study.enqueue_trial({"lr": point.lr, "weight_decay": point.weight_decay}, about)
+    record = search(few, tmp_path / "s.journal")
+    assert [t["stage"] for t in record["trials"]] == ["random", "paper"]
+    assert record["trials"][0]["device"] == "one"
 
 
 def test_a_diverged_trial_is_recorded_and_the_search_goes_on(birds, tmp_path, monkeypatch):
     lost = plan(birds).random_point(1)
-    real = search_module.Run.train_epoch
+    real = trainer.Trainer.train_epoch
 
     def train_epoch(run):
         if run.config.lr == lost.lr and run.epoch == 1:
             raise run._not_finite("loss", float("nan"), 3)
         real(run)
 
-    monkeypatch.setattr(search_module.Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
     record = search(plan(birds), tmp_path / "s.journal")
     (trial,) = [t for t in record["trials"] if t["lr"] == lost.lr]
     assert "loss became nan" in trial["diverged"]
     assert len(trial["epochs"]) == 1
-    queue = PointQueue(tmp_path / "s.journal", plan(birds).name)
-    assert queue.done()[lost.name].state == TrialState.PRUNED
-    assert queue.done()[lost.name].value == 0
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "s.journal")))
+    kept = optuna.load_study(study_name=plan(birds).name, storage=storage).get_trials(states=[TrialState.PRUNED])
+    assert [(t.user_attrs["point"]["name"], t.value) for t in kept] == [(lost.name, 0)]
     trials = search_trials(record)
     assert trials["diverged"].sum() == 1
     assert best_trial(trials)["lr"] != lost.lr
@@ -253,24 +263,20 @@ def test_when_every_random_point_diverges_it_says_so(birds, tmp_path, monkeypatc
     def diverge(run):
         raise FloatingPointError("gone")
 
-    monkeypatch.setattr(search_module.Run, "train_epoch", diverge)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", diverge)
     with pytest.raises(ValueError, match="every random point diverged; lower the lr range"):
         search(plan(birds), tmp_path / "s.journal")
-
-
-def test_time_can_be_limited(birds, tmp_path):
-    assert search(plan(birds), tmp_path / "s.journal", minutes=0)["trials"] == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
-        ({"confirm": -1}, "confirm must be a whole number of at least 0, got -1"),
-        ({"grid": (3, 0)}, r"grid must be two whole numbers of at least 1, got \(3, 0\)"),
-        ({"span": 0}, "span must be a number above 0 and at most 1, got 0"),
-        ({"lr": (1, 0.1)}, "lr must be a range of two rising numbers above 0, got 1 and 0.1"),
-        ({"weight_decay": (0, 1)}, "weight_decay must be a range of two rising numbers above 0"),
+        ({"trials": 0}, "trials must be a whole number at least 1, got 0"),
+        ({"confirm": -1}, "confirm must be a whole number at least 0, got -1"),
+        ({"grid": (3, 0)}, "grid must be a whole number at least 1, got 0"),
+        ({"span": 0}, r"span must be a number in \(0, 1\], got 0"),
+        ({"lr": (1, 0.1)}, "lr must be a range of two rising numbers above 0, got 1.0 and 0.1"),
+        ({"weight_decay": (0, 1)}, "weight_decay must be a number above 0, got 0"),
     ],
 )
 def test_bad_plans_are_named(options, message):
@@ -282,16 +288,27 @@ def test_bad_plans_are_named(options, message):
     ("options", "message"),
     [
         (["--grid", "5"], "must be two whole numbers such as 5x5, got '5'"),
-        (["--trials", "0"], "trials must be a whole number of at least 1"),
+        (["--trials", "0"], "trials must be a whole number at least 1"),
         (["--schedule", "linear"], "schedule must be one of cosine, constant; got 'linear'"),
         (["--dataset", "nowhere"], "nowhere"),
         (["--lr", "0.1"], "unrecognized arguments: --lr"),
     ],
 )
 def test_bad_options_end_with_a_clear_line(tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as stopped:
-        main([*OPTIONS, "--storage", str(tmp_path / "s.journal"), "--root", str(tmp_path), *options])
-    assert stopped.value.code in (1, 2)
+    with contextlib.suppress(SystemExit):  # argparse's way
+        assert main(
+            [
+                "search",
+                *OPTIONS,
+                "--storage",
+                str(tmp_path / "s.journal"),
+                "--root",
+                str(tmp_path),
+                "--jobs",
+                "1",
+                *options,
+            ]
+        ) in (1, 2)
     assert message in capsys.readouterr().err
 
 
@@ -336,8 +353,8 @@ def test_a_search_that_finds_nothing_better_ends_with_a_sensible_answer(birds, t
         won = (run.config.lr, run.config.weight_decay) == (0.2, 5e-4)
         run.history.append({"train_loss": 1.0, "val_loss": 0.5 if won else 1.0, "val_acc": paper * won})
 
-    monkeypatch.setattr(search_module.Run, "train_epoch", train_epoch)
-    monkeypatch.setattr(search_module.Run, "state", lambda run: {})
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer.Trainer, "state", lambda run: {})
     record = search(plan(birds), tmp_path / "s.journal")
     assert recipes(record, "confirm") == {(0.2, 5e-4, 1)}
     assert len(record["trials"]) == 4 + 1 + 2 + 1

@@ -1,5 +1,6 @@
 """The controls move the picture, uploads are read or refused, and the numbers shown are the network's own."""
 
+import copy
 import io
 import re
 from datetime import UTC, datetime
@@ -7,15 +8,16 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import torch
-from ipywidgets.widgets.widget import _instances
+from ipywidgets import Widget
+from matplotlib.text import Text
 from PIL import Image
 
 from resattn import TrainConfig
 from resattn.data.datasets import Dataset, Split
 from resattn.explore.inspect import SWEEP, Explorer, read_picture
 from resattn.explore.views import map_view, png, strength_view
-from resattn.explore.widgets import MapPanel, StrengthPanel, explore_maps, explore_strength
-from resattn.models.checkpoints import build_model, save_weights
+from resattn.explore.widgets import Panel, explore_maps, explore_strength
+from resattn.models.checkpoints import build_model, demo_weights, load_trained, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +40,44 @@ def uploaded(content, name="mine.png"):
     return ({**about, "content": memoryview(content)},)
 
 
+def words_of(figure):
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def widgets():
+    return Widget.get_manager_state()["state"]
+
+
 def is_png(content):
     return Image.open(io.BytesIO(content)).format == "PNG"
 
 
-@pytest.mark.parametrize("form", ["printed", "gated"])
-@pytest.mark.parametrize("weights", ["printed", "gated"])
-def test_answers_are_the_networks_own(shapes, weights, form):
-    explorer = Explorer(shapes, weights)
-    view = explorer.look(explorer.pick(7))
-    image = (shapes.test.images[7:8] / 255 - explorer.mean[:, None, None]) / explorer.std[:, None, None]
-    sweep = explorer.sweep(view, form)
-    assert sweep.shape == (len(SWEEP), 10)
-    for a in (0.0, 0.3, 1.0):
-        explorer.net.a, explorer.net.form = a, form
-        with torch.no_grad():
-            scores = explorer.net(image, view.attention[None])[0]
-        answer = explorer.answer(view, a, form)
-        torch.testing.assert_close(answer.scores, scores, atol=1e-5, rtol=1e-4)
-        i = int((SWEEP - a).abs().argmin())
-        torch.testing.assert_close(sweep[i], scores.softmax(0), atol=1e-5, rtol=1e-4)
+@pytest.fixture(scope="module")
+def residual(shapes, tmp_path_factory):
+    """An explorer of a network that was made in the residual form."""
+    config = TrainConfig.preset("demo", form="residual", a=0.5)
+    net = build_model(config, 10).eval()
+    path = save_weights(net, tmp_path_factory.mktemp("residual") / "weights.safetensors", config)
+    return Explorer(shapes, path)
+
+
+@pytest.mark.parametrize("form", ["printed", "gated", "residual"])
+def test_answers_are_the_networks_own(residual, shapes, form):
+    for explorer in (residual, *(Explorer(shapes, name) for name in ("printed", "gated") if form != "residual")):
+        view = explorer.look(explorer.pick(7))
+        image = (shapes.test.images[7:8] / 255 - explorer.mean[:, None, None]) / explorer.std[:, None, None]
+        sweep = explorer.sweep(view, form)
+        assert sweep.shape == (len(SWEEP), 10)
+        trained = explorer.net.a, explorer.net.form
+        for a in (0.0, 0.3, 1.0):
+            answer = explorer.answer(view, a, form)
+            assert (explorer.net.a, explorer.net.form) == trained
+            net = load_trained(demo_weights(trained[1])) if trained[1] != "residual" else copy.deepcopy(explorer.net)
+            net.a, net.form = a, form
+            with torch.no_grad():
+                scores = net(image, view.attention[None])[0]
+            torch.testing.assert_close(answer.scores, scores)
+            torch.testing.assert_close(sweep[int((SWEEP - a).abs().argmin())], scores.softmax(0))
 
 
 def test_what_passes_a_skip_follows_the_form(explorer):
@@ -67,8 +87,34 @@ def test_what_passes_a_skip_follows_the_form(explorer):
     half, full = explorer.answer(view, 0.5, "printed"), explorer.answer(view, 1, "printed")
     assert half.passed[0] == pytest.approx(full.passed[0] / 2)
     gated = explorer.answer(view, 1, "gated")
-    torch.testing.assert_close(gated.skips[0], full.skips[0])
-    assert all(torch.all(skip <= feature + 1e-6) for skip, feature in zip(gated.skips, gated.features, strict=True))
+    torch.testing.assert_close(gated.masked[0], full.masked[0])
+    assert all(torch.all(masked <= whole + 1e-6) for masked, whole in zip(gated.masked, gated.whole, strict=True))
+
+
+def test_a_residual_network_has_all_forms_and_its_masks_act_on_the_features(residual, explorer):
+    assert explorer.forms == ["printed", "gated"]
+    assert residual.forms == ["printed", "gated", "residual"]
+    with pytest.raises(ValueError, match="form must not become 'residual'"):
+        explorer.answer(explorer.look(explorer.pick(0)), 0.5, "residual")
+    view = residual.look(residual.pick(0))
+    assert [(name, tuple(mask.shape)) for name, mask in view.masks.items()] == [
+        ("$x_a^{(1)}$", (16, 16, 16)), ("$x_a^{(2)}$", (32, 8, 8)), ("$x_a^{(3)}$", (64, 4, 4)),
+    ]  # fmt: skip
+    answers = {a: residual.answer(view, a, "residual") for a in (0.0, 0.5, 1.0)}
+    assert {answer.part for answer in answers.values()} == {"feature"}
+    assert [tuple(x.shape) for x in answers[1.0].masked] == [(16, 16), (8, 8), (4, 4)]
+    assert answers[0.0].passed == [1, 1, 1]
+    first = residual.net.blocks[0]  # its feature, recomputed by hand
+    with torch.no_grad():
+        image = (view.picture.pixels[None] / 255 - residual.mean[:, None, None]) / residual.std[:, None, None]
+        feature = first.bn2(first.conv2(first.bn1(first.conv1(residual.net.stem(image))).relu()))[0].abs()
+    torch.testing.assert_close(answers[0.5].whole[0], feature.mean(0))
+    torch.testing.assert_close(answers[0.5].masked[0], (feature * (0.5 + 0.5 * view.masks["$x_a^{(1)}$"])).mean(0))
+    assert residual.answer(view, 0.5, "gated").part == "skip"
+    panel = Panel(residual, strength=True)
+    before = panel.image.value
+    panel.form.value = "gated"
+    assert panel.image.value != before
 
 
 def test_a_view_holds_what_the_map_functions_give(explorer, shapes):
@@ -79,21 +125,24 @@ def test_a_view_holds_what_the_map_functions_give(explorer, shapes):
     torch.testing.assert_close(view.average, attention_maps(images, "dino-tiny")[0, 0])
     torch.testing.assert_close(view.attention, attention_maps(images, "dino-tiny")[0])
     torch.testing.assert_close(view.saliency, attention_maps(images, "saliency")[0, 0])
-    assert [tuple(mask.shape) for mask in view.masks] == [(16, 16, 16), (16, 16, 16), (32, 8, 8)]
+    assert [(name, tuple(mask.shape)) for name, mask in view.masks.items()] == [
+        ("$x_a^{(0)}$", (16, 16, 16)), ("$x_a^{(1)}$", (16, 16, 16)), ("$x_a^{(2)}$", (32, 8, 8)),
+    ]  # fmt: skip
 
 
 def test_every_control_changes_the_picture(explorer, shapes):
-    panel = MapPanel(explorer)
+    panel = Panel(explorer)
     seen = [panel.image.value]
     assert is_png(seen[0])
     panel.index.value = 5
     seen.append(panel.image.value)
-    panel.class_filter.value = "ring"
+    panel.class_filter.label = "ring"
     seen.append(panel.image.value)
     assert shapes.classes[panel.view.picture.label] == "ring"
-    assert panel.index.value == 0
-    assert panel.index.max == int((shapes.test.labels == shapes.classes.index("ring")).sum()) - 1
-    panel.index.value = panel.index.max
+    members = (shapes.test.labels == shapes.classes.index("ring")).nonzero().flatten().tolist()
+    assert list(panel.index.options) == members
+    assert panel.index.value == members[0]
+    panel.index.value = members[-1]
     seen.append(panel.image.value)
     assert shapes.classes[panel.view.picture.label] == "ring"
     panel.upload.value = uploaded(encoded(noise()))
@@ -105,18 +154,18 @@ def test_every_control_changes_the_picture(explorer, shapes):
     assert len(set(seen)) == len(seen)
 
 
-def test_random_leaves_an_uploaded_picture_even_for_the_image_before_it(explorer):
-    panel = MapPanel(explorer)
+def test_random_leaves_an_uploaded_picture_even_for_the_image_before_it(explorer, monkeypatch):
+    panel = Panel(explorer)
     before = panel.image.value
     panel.upload.value = uploaded(encoded(noise()))
-    panel._generator.randint = lambda low, high: panel.index.value
+    monkeypatch.setattr("secrets.choice", lambda options: panel.index.value)
     panel.random.click()
     assert panel.image.value == before
 
 
 def test_strength_and_form_change_the_picture_and_not_the_weights(explorer):
     weights = {name: value.clone() for name, value in explorer.net.state_dict().items()}
-    panel = StrengthPanel(explorer)
+    panel = Panel(explorer, strength=True)
     assert (panel.a.value, panel.form.value) == (1.0, "gated")
     seen = [panel.image.value]
     for control, value in ((panel.a, 0.35), (panel.form, "printed"), (panel.a, 0.0), (panel.index, 9)):
@@ -142,14 +191,13 @@ def test_strength_and_form_change_the_picture_and_not_the_weights(explorer):
     ],
 )
 def test_what_is_wrong_with_an_upload_is_said_in_the_widget(explorer, content, name, message):
-    panel = MapPanel(explorer)
+    panel = Panel(explorer)
     before = panel.image.value
     panel.upload.value = uploaded(content, name)
     assert 'role="alert"' in panel.message.value
     assert re.search(message, panel.message.value)
     assert "<i>" not in panel.message.value
     assert panel.image.value == before
-    assert panel.upload.value == ()  # the same file, mended, can be chosen again
     panel.upload.value = uploaded(encoded(noise()))
     assert "alert" not in panel.message.value
     assert panel.image.value != before
@@ -181,18 +229,18 @@ def test_photographs_are_turned_upright_and_transparency_is_white():
 def test_one_picture_and_a_line_where_nobody_watches(explorer, capsys, monkeypatch):
     shown = []
     monkeypatch.setattr("resattn.explore.widgets.display", shown.append)
-    before = len(_instances)
-    for explore, panel in ((explore_maps, MapPanel), (explore_strength, StrengthPanel)):
+    before = len(widgets())
+    for explore, strength in ((explore_maps, False), (explore_strength, True)):
         view = explore(explorer)
         assert is_png(shown[-1].data)
-        assert len(_instances) == before, "a saved notebook carries the state of every widget made"
+        assert len(widgets()) == before, "a saved notebook carries the state of every widget made"
         assert capsys.readouterr().out.count("\n") == 1
 
         assert explore(explorer, live=True).picture.name == view.picture.name
-        assert capsys.readouterr().out == ""
-        live = shown[-1].children[-1].value
-        assert live == shown[-2].data == panel(explorer).image.value
-        before = len(_instances)
+        assert "live notebook" not in capsys.readouterr().out
+        assert shown[-2].data == Panel(explorer, strength).image.value
+        assert shown[-2].data in [child.value for child in shown[-1].children if hasattr(child, "value")]
+        before = len(widgets())
 
 
 def many_classes(n=100, side=40):
@@ -206,13 +254,15 @@ def test_own_weights_of_another_source_size_and_number_of_classes(tmp_path):
     data = many_classes()
     config = TrainConfig.preset("demo", dataset="many", source="saliency", form="printed", a=0.5)
     path = save_weights(build_model(config, 100).eval(), tmp_path / "weights.safetensors", config)
-    panel = StrengthPanel(Explorer(data, path))
+    panel = Panel(Explorer(data, path), strength=True)
     assert (panel.a.value, panel.form.value) == (0.5, "printed")
     torch.testing.assert_close(panel.view.attention[0], panel.view.saliency)
     before = panel.image.value
-    panel.class_filter.value = "class 99"
-    assert "no test image" in panel.message.value
-    assert panel.image.value == before
+    labels = [name for name, _ in panel.class_filter.options]
+    assert labels == ["all classes", *(f"class {k}" for k in range(99))], "one without a test image cannot be chosen"
+    panel.class_filter.label = "class 7"
+    assert panel.view.picture.label == 7
+    assert panel.image.value != before
     panel.upload.value = uploaded(encoded(noise()))
     assert panel.view.picture.pixels.shape == (3, 40, 40)
 
@@ -220,16 +270,16 @@ def test_own_weights_of_another_source_size_and_number_of_classes(tmp_path):
 def test_twelve_heads_are_all_drawn(explorer):
     view = explorer.look(explorer.pick(0))
     many = type(view)(**{**vars(view), "heads": torch.rand(12, 28, 28)})
-    titles = [text.get_text() for text in map_view(many).axes[0].texts]
+    titles = words_of(map_view(many))
     assert [f"head {k}" in titles for k in range(13)] == [True] * 12 + [False]
-    assert "head 0" not in [text.get_text() for text in map_view(view).axes[0].texts]
+    assert "head 0" not in words_of(map_view(view))
 
 
 def test_the_prediction_and_its_verdict_are_written(explorer, shapes):
     view = explorer.look(explorer.pick(0))
     answer, trained = explorer.answer(view, 0.5, "printed"), explorer.answer(view, 1.0, "gated")
     figure = strength_view(view, answer, trained, explorer.sweep(view, "printed"), shapes.classes)
-    words = [text.get_text() for text in figure.axes[0].texts]
+    words = words_of(figure)
     predicted = int(answer.scores.argmax())
     verdict = "right" if predicted == int(shapes.test.labels[0]) else "wrong"
     assert f"printed, a = 0.5: {shapes.classes[predicted]}, {verdict}" in words
@@ -247,9 +297,9 @@ def test_networks_that_cannot_be_explored_are_refused(shapes, tmp_path):
     with pytest.raises(ValueError, match="path must be weights that training wrote"):
         Explorer(shapes, tmp_path / "missing.safetensors")
     explorer = Explorer(many_classes(), "gated")
-    MapPanel(explorer)  # masks need no classes
+    Panel(explorer)  # masks need no classes
     with pytest.raises(ValueError, match="weights must be trained on the data set that is shown, 'many'"):
-        StrengthPanel(explorer)
+        Panel(explorer, strength=True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,290 @@
+"""Runs what has no record yet on Dask's workers: those of this machine, or of a cluster that is joined.
+
+A run is a picklable object as :class:`Run` describes. Each is executed in a process of its own below its worker, so that a worker answers
+its scheduler whatever the run does, and the process ends when its worker does. Who is killed is replaced: a lost worker's run goes on from
+its checkpoint on another worker, and a killed command goes on when it is called again.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from resattn import paths
+from resattn.config import TrainConfig
+from resattn.progress import clock, interactive
+
+_POLL = 0.1  # seconds between two looks at a run's process or record
+_PATIENCE = 60.0  # seconds in which a record must show that was written on another machine: network file systems remember what was not there
+
+
+class Run(Protocol):
+    """What the engine runs. ``name`` tells the runs of one folder apart; of two stages the lower one ends before the other begins."""
+
+    name: str
+    stage: int
+
+    @property
+    def log(self) -> Path:
+        """Where all that the run prints goes."""
+
+    def finished(self) -> bool:
+        """Whether its record is there, whole."""
+
+    def execute(self) -> None:
+        """Do the work and write the record; an exception is a failure."""
+
+    def result(self) -> str:
+        """In a few words what came out, for the line that reports its end."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of one network, with its record in ``records`` and its checkpoint and weights in ``folder``."""
+
+    name: str
+    config: TrainConfig
+    records: Path
+    folder: Path
+    stage: int = 0
+
+    @property
+    def record(self) -> Path:
+        return self.records / f"{self.config.slug}.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def finished(self) -> bool:
+        return is_record(self.record)
+
+    def execute(self) -> None:
+        from resattn.training import trainer  # here, so that planning needs no torch
+
+        trainer.train(self.config, folder=self.folder, records=self.records)
+
+    def result(self) -> str:
+        return accuracy(self.record)
+
+
+def trainings(configs: dict[str, TrainConfig], records: Path) -> list[Training]:
+    """The runs for configurations by name; records are written to ``records``."""
+    folder = paths.RUNS / "training"
+    return [Training(name, config, records.resolve(), folder / config.slug) for name, config in configs.items()]
+
+
+def is_record(path: Path) -> bool:
+    """Whether the file is the whole record of a training."""
+    try:
+        return "metrics" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def accuracy(record: Path) -> str:
+    """A record's test accuracy in words."""
+    return f"test accuracy {100 * json.loads(record.read_text(encoding='utf-8'))['metrics']['test_acc']:.2f} %"
+
+
+class Engine:
+    """Workers for the runs of one folder, which no other command may use meanwhile; a context manager.
+
+    Args:
+        folder: where the runs write; holds the lock.
+        jobs: runs at the same time on this machine. None: one a core on the CPU, one a device on GPUs. 0: one after the other in this
+            process, which then needs no Dask and takes the failures' tracebacks along.
+        scheduler: address or scheduler file of a running Dask cluster to join instead. Its workers must see ``RESATTN_HOME``'s folder
+            under the same path.
+
+    Raises:
+        OSError: the folder cannot be written, another command is at work in it, or the scheduler does not answer.
+    """
+
+    def __init__(self, folder: Path, jobs: int | None = None, scheduler: str | None = None):
+        self.folder, self.jobs, self.scheduler = folder, jobs, scheduler
+        self._opened = contextlib.ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> "Engine":
+        import filelock
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._opened.enter_context(filelock.FileLock(self.folder / ".lock", timeout=0))
+        except filelock.Timeout as error:
+            raise OSError(f"another command is already running in {self.folder}; wait for it or stop it") from error
+        except OSError as error:
+            reason = f"cannot write in {self.folder} ({error.strerror})"
+            raise OSError(f"{reason}; set RESATTN_HOME to a folder that can be written") from error
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.close()
+
+    def run(self, runs: Iterable[Run]) -> Iterator[tuple[Run, str | None]]:
+        """Execute what is not finished, stage by stage, and print a line as each ends.
+
+        Yields:
+            Each run, those first that are finished already, with None or, in one line, why it failed.
+        """
+        from tqdm.auto import tqdm
+
+        runs = list(runs)
+        todo = [run for run in runs if not run.finished()]
+        start, n_done = time.monotonic(), len(runs) - len(todo)
+        if n_done:
+            print(f"{n_done} of {len(runs)} finished earlier, skipped", flush=True)
+            yield from ((run, None) for run in runs if run not in todo)
+        with tqdm(total=len(runs), initial=n_done, unit="run", leave=False, disable=not interactive()) as bar:
+            stages = [[run for run in todo if run.stage == stage] for stage in sorted({run.stage for run in todo})]
+            largest = max(map(len, stages), default=0)
+            for stage in stages:
+                for run, seconds, failure in self._execute(stage, largest):
+                    late = time.monotonic() + _PATIENCE
+                    while not failure and not run.finished():
+                        failure = "its record did not appear" if time.monotonic() > late else None
+                        time.sleep(_POLL)
+                    n_done += 1
+                    bar.update()
+                    how = f"FAILED: {failure}" if failure else run.result()
+                    rate = (time.monotonic() - start) / (n_done - len(runs) + len(todo))
+                    left = f", {clock(rate * (len(runs) - n_done))} left" if n_done < len(runs) else ""
+                    took = "" if seconds is None else f"  ({clock(seconds)}{left})"
+                    bar.write(f"[{n_done}/{len(runs)}] {run.name}: {how}{took}")
+                    sys.stdout.flush()
+                    yield run, failure
+
+    def _execute(self, runs: list[Run], n_workers: int) -> Iterator[tuple[Run, float | None, str | None]]:
+        """(run, its seconds, what went wrong) in the order in which they end, on as many workers at most."""
+        if self.jobs == 0:
+            for run in runs:
+                start = time.monotonic()
+                failure = None
+                try:
+                    run.execute()
+                except Exception as error:  # whatever one run raises, the others may still be well
+                    traceback.print_exc()
+                    failure = f"{type(error).__name__}: {error}"
+                yield run, time.monotonic() - start, failure
+            return
+        from distributed import as_completed
+
+        client = self._client = self._client or self._connect(n_workers)
+        settings = {"RESATTN_HOME": str(paths.ROOT), "RESATTN_HEADLESS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # --cpu
+            settings["CUDA_VISIBLE_DEVICES"] = ""
+        devices = [] if self.scheduler else visible_gpus()
+        futures = {
+            client.submit(_work, run, settings, devices, key=("run", str(self.folder), run.name)): run for run in runs
+        }
+        for future in as_completed(futures, raise_errors=False):
+            failed = future.status != "finished"
+            error = future.exception() if future.status == "error" else "the scheduler was lost"
+            yield futures[future], None if failed else future.result(), " ".join(str(error).split()) if failed else None
+
+    def _connect(self, n_workers: int) -> Any:
+        """A client of the joined cluster, or of one on this machine with as many workers at most."""
+        from distributed import Client, LocalCluster
+
+        watched = importlib.util.find_spec("bokeh") is not None
+        if self.scheduler:
+            given = "address" if ":" in self.scheduler else "scheduler_file"  # a file may still be on its way
+            client = self._opened.enter_context(Client(**{given: self.scheduler}))
+        else:
+            n_workers = min(n_workers, self.jobs or default_jobs())
+            threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers)
+            cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                memory_limit=None,  # the runs' own processes are not counted in it
+                dashboard_address=":8787" if watched else None,
+                env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
+                silence_logs="CRITICAL",
+            )
+            client = self._opened.enter_context(Client(self._opened.enter_context(cluster)))
+        if watched:
+            print(f"dashboard: {client.dashboard_link}", flush=True)
+        return client
+
+
+def default_jobs() -> int:
+    """How many runs this machine takes at the same time: one a GPU, or one a core."""
+    return len(visible_gpus()) or os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """The CUDA devices of this machine that a run may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [device for device in given.split(",") if device not in ("", "-1")]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+        return [str(i) for i, line in enumerate(line for line in answer.stdout.splitlines() if line.startswith("GPU"))]
+    return []
+
+
+def _work(run: Run, settings: dict[str, str], devices: list[str]) -> float:
+    """On a worker: execute the run in a process of its own until it ends or nobody wants it any more; returns its seconds."""
+    from distributed import get_worker
+    from distributed.worker import thread_state
+
+    worker, start = get_worker(), time.monotonic()
+    environment = os.environ | settings
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(paths.CHECKOUT), os.environ.get("PYTHONPATH"))))
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[int(worker.name) % len(devices)]
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    with run.log.open("w", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", "from resattn.experiments.engine import _child; _child()"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is the command's alone
+        )
+        try:
+            child.stdin.write(pickle.dumps(run))
+            child.stdin.flush()
+            while child.poll() is None:
+                task = worker.state.tasks.get(thread_state.key)
+                if task is None or task.state != "executing":  # the command was stopped, or the worker is leaving
+                    break
+                time.sleep(_POLL)
+        finally:
+            child.stdin.close()  # ends the process if it still runs
+            status = child.wait()
+    if status:
+        lines = [line for line in run.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        raise RuntimeError(f"{lines[-1] if lines else f'ended with status {status}'}; log: {run.log}")
+    return time.monotonic() - start
+
+
+def _child() -> None:
+    """In the process of a run: execute it, and end at once when the worker does."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    run = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        run.execute()
+    except Exception as error:  # the last line of the log is the one that is reported
+        traceback.print_exc()
+        text = " ".join(str(getattr(error, "evalue", error)).split())  # a notebook's error is told by its kernel
+        print(f"{getattr(error, 'ename', type(error).__name__)}: {text}", file=sys.stderr)
+        sys.exit(1)

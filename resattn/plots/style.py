@@ -1,0 +1,87 @@
+"""One style for every figure: colours that survive greyscale and colour blindness, PNG and SVG that come out the same twice."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resattn.experiments.protocols import Network
+from resattn.files import atomic_write
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+    "svg.hashsalt": "resattn",
+    "figure.facecolor": "white",
+}
+CLASSIFICATION, ATTENTION = "#c2457f", "#117a74"  # the paper's pink and teal, a step apart in lightness
+_FORM_COLOURS = {
+    "printed": "#d55e00",
+    "gated": "#0072b2",
+    "residual": "#009e73",
+    "scaled": "#cc79a7",
+    "unmasked": "#e69f00",
+}
+_FORM_MARKERS = {"printed": "s", "gated": "o", "residual": "P", "scaled": "v", "unmasked": "^"}
+_A_LINES = {0.0: ":", 0.5: "--", 1.0: "-"}
+
+
+def use_style() -> None:
+    """Set the shared style for all figures of this process."""
+    plt.rcParams.update(STYLE)
+
+
+def save_figure(figure: Figure, path: Path | str) -> list[Path]:
+    """Write ``path``.png and ``path``.svg; the same figure gives the same bytes each time."""
+    written = []
+    with plt.rc_context(STYLE):
+        for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
+            target = Path(f"{path}.{suffix}")
+            write = lambda partial, kind=suffix, about=metadata: figure.savefig(partial, format=kind, metadata=about)  # noqa: E731
+            written.append(atomic_write(target, write))
+    return written
+
+
+def style_of(network: Network) -> dict:
+    """Colour, line and marker of a network, the same in every figure."""
+    if network.model == "resnet8" and network.widths == Network().widths:
+        return {"color": "#222222", "linestyle": "-", "marker": "D"}
+    if network.form is None:  # another baseline
+        return {"color": "#777777", "linestyle": "--", "marker": "X"}
+    look = {"color": _FORM_COLOURS[network.form], "marker": _FORM_MARKERS[network.form]}
+    return look | {"linestyle": _A_LINES.get(network.a, "-.")}
+
+
+def put_title(ax: Axes, title: str) -> None:
+    """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
+    first, _, rest = title.partition("\n")
+    ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold", parse_math=False)
+    if not rest:
+        return
+    note = ax.annotate(
+        rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8, color="#555555"
+    )
+    note.set_in_layout(False)  # it may run past its axis
+
+
+def bare(axes: np.ndarray) -> None:
+    for ax in axes.flat:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(visible=False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)

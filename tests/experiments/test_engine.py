@@ -1,0 +1,320 @@
+"""The engine with real processes: workers and commands that are killed, clusters that are joined and left, runs that fail."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from resattn import TrainConfig, paths
+from resattn.experiments import engine
+from resattn.experiments.engine import Engine, trainings, visible_gpus
+
+DASK = str(Path(sys.executable).with_name("dask"))
+RUN = [sys.executable, "-m", "resattn", "run", "--profile", "short", "--dataset", "birds"]
+TINY = ["image_size=16", "batch_size=16", "source=saliency", "lr=0.01"]
+
+
+def wait_for(condition, seconds=90):
+    """The first true value of ``condition()``."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def children(process):
+    """The processes in which a command's or a worker's runs are executed."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for each in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "_child()" in " ".join(each.cmdline()):
+                    found.append(each)
+    return found
+
+
+def gone(processes, seconds=20):
+    return psutil.wait_procs(processes, timeout=seconds)[1] == []
+
+
+class Place:
+    """A home with a data set of its own, and a way to start commands there."""
+
+    def __init__(self, home, data):
+        self.home, self.data, self.started = home, data, []
+
+    def start(self, *command, cwd=paths.CHECKOUT, **options):
+        environment = os.environ | {"RESATTN_HOME": str(self.home), "CUDA_VISIBLE_DEVICES": ""}
+        environment["PYTHONPATH"] = str(paths.CHECKOUT)
+        environment.pop("OMP_NUM_THREADS", None)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(command, cwd=cwd, env=environment, **pipes, **options)
+        self.started.append(process)
+        return process
+
+    def run(self, *more, epochs=2, only="*resnet8*", **options):
+        """The command that trains a few networks on the folder of birds."""
+        settings = [text for each in (*TINY, f"epochs={epochs}") for text in ("--set", each)]
+        out = ["--out", str(self.home / "records"), "--only", only]
+        return self.start(*RUN, "--data", str(self.data), *out, *settings, *more, **options)
+
+    def records(self):
+        """Records by name, without what differs from one execution to the next."""
+        found = {}
+        for path in sorted((self.home / "records").glob("*.json")):
+            record = json.loads(path.read_text())
+            del record["environment"]
+            for entry in record["metrics"]["epochs"]:
+                del entry["seconds"]
+            found[path.stem] = record
+        return found
+
+    def checkpoint(self):
+        return next(self.home.glob("runs/training/*seed0*/checkpoint.pt"), None)
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory):
+    """A class folder of noise, made once."""
+    import numpy as np
+    from PIL import Image
+
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("engine") / "data"
+    for split, n in (("train", 60), ("test", 10)):
+        for label in ("crow", "duck", "finch"):
+            (folder / "birds" / split / label).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "birds" / split / label / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def make_place(tmp_path, birds):
+    places = []
+
+    def make(name="here"):
+        places.append(Place(tmp_path / name, birds))
+        return places[-1]
+
+    yield make
+    for process in (process for place in places for process in place.started):
+        process.kill()
+        process.communicate()
+
+
+EPOCHS = 40
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, birds):
+    """The records of a command that was left alone."""
+    place = Place(tmp_path_factory.mktemp("undisturbed"), birds)
+    process = place.run("--seeds", "2", "--jobs", "2", epochs=EPOCHS)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, out + errors
+    return place.records()
+
+
+@pytest.mark.slow
+def test_the_run_of_a_killed_worker_goes_on_from_its_checkpoint_elsewhere(make_place, undisturbed):
+    place = make_place()
+    command = place.run("--seeds", "2", "--jobs", "2", epochs=EPOCHS)
+    wait_for(place.checkpoint)
+    time.sleep(0.1)  # into the middle of an epoch
+    child = next(each for each in children(command) if "seed0" in _slug(each, place))
+    worker = child.parent()
+    worker.kill()
+    assert gone([child]), "no run outlives its worker"
+    out, errors = command.communicate(timeout=300)
+    assert command.returncode == 0, out + errors
+    assert place.records() == undisturbed
+    log = next(place.home.glob("runs/training/*seed0*/log.txt")).read_text()
+    assert int(log.split()[1].partition("/")[0]) > 1, "it went on, it did not start over"
+
+
+def _slug(child, place):
+    """Which run a process is executing: the one whose log it has open."""
+    logs = [Path(f"/proc/{child.pid}/fd/1").resolve()]
+    return logs[0].parent.name
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbed):
+    place = make_place()
+    command = place.run("--seeds", "2", "--jobs", "2", epochs=EPOCHS)
+    wait_for(place.checkpoint)
+    below = psutil.Process(command.pid).children(recursive=True)
+    command.kill()
+    assert gone(below), "neither workers nor runs outlive the command"
+    again = place.run("--seeds", "2", "--jobs", "2", epochs=EPOCHS)
+    out, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, out + errors
+    assert place.records() == undisturbed
+
+
+@pytest.mark.slow
+def test_a_cluster_is_joined_while_workers_come_and_go(make_place, undisturbed, tmp_path):
+    """The workers live in folders and homes of their own; the home of the command is all they share."""
+    place, file = make_place(), tmp_path / "scheduler.json"
+    place.start(DASK, "scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard")
+    wait_for(file.exists)
+
+    def start_worker(name):
+        (tmp_path / name).mkdir()
+        own = Place(tmp_path / name / "home", None)
+        worker = own.start(DASK, "worker", "--scheduler-file", str(file), "--nthreads", "1", cwd=tmp_path / name)
+        place.started.append(worker)
+        return worker
+
+    first = start_worker("first")
+    command = place.run("--seeds", "2", "--scheduler", str(file), epochs=EPOCHS)
+    (run,) = wait_for(lambda: children(first))
+    wait_for(place.checkpoint)
+    second = start_worker("second")
+    wait_for(lambda: children(second))
+    first.terminate()
+    assert gone([run])
+    out, errors = command.communicate(timeout=300)
+    assert command.returncode == 0, out + errors
+    assert place.records() == undisturbed
+    assert not list(tmp_path.glob("*/home/runs")), "nothing was written outside the command's home"
+
+
+@pytest.mark.slow
+def test_a_joined_cluster_drops_the_runs_of_a_command_that_was_killed(make_place, tmp_path):
+    place, file = make_place(), tmp_path / "scheduler.json"
+    place.start(DASK, "scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard")
+    worker = place.start(DASK, "worker", "--scheduler-file", str(file), "--nthreads", "1")
+    command = place.run("--seeds", "1", "--scheduler", str(file), epochs=5000)
+    runs = wait_for(lambda: children(worker))
+    command.kill()
+    assert gone(runs)
+    again = place.run("--seeds", "1", "--scheduler", json.loads(file.read_text())["address"], epochs=1)
+    out, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, out + errors
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_reported_and_the_others_finish(make_place):
+    place = make_place()
+    done = place.run("--seeds", "1", epochs=1)
+    assert done.communicate(timeout=300)
+    (name,) = place.records()
+    (place.home / "records" / f"{name}.json").unlink()
+    (place.home / "runs/training" / name / "checkpoint.pt").write_bytes(b"damaged")
+    command = place.run("--seeds", "3", epochs=1)
+    out, _ = command.communicate(timeout=300)
+    assert command.returncode == 1
+    assert f"{name}: FAILED: ValueError: checkpoint " in out
+    assert f"FAILED {name}; its log: " in out
+    assert "2 of 3 runs done" in out
+    assert len(place.records()) == 2
+    assert sum("test accuracy" in line and line.startswith("[") for line in out.splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("handling", [signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored by the parent"])
+def test_ctrl_c_leaves_no_process_and_two_commands_in_one_folder_are_refused(make_place, handling):
+    place = make_place()
+    command = place.run("--seeds", "2", epochs=5000, preexec_fn=lambda: signal.signal(signal.SIGINT, handling))
+    wait_for(lambda: len(children(command)) == min(2, os.cpu_count()))
+    second = place.run("--seeds", "2", epochs=5000)
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another command is already running in" in errors
+    assert "Traceback" not in errors
+    below = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signal.SIGINT)
+    out, errors = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "the same command goes on from there" in out
+    assert "Traceback" not in errors
+    assert gone(below)
+    assert place.records() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_workers_share_the_cores(make_place, jobs):
+    place = make_place()
+    command = place.run("--seeds", "2", "--jobs", str(jobs), epochs=1)
+    out, errors = command.communicate(timeout=300)
+    assert command.returncode == 0, out + errors
+    threads = {json.loads(p.read_text())["environment"]["threads"] for p in (place.home / "records").glob("*.json")}
+    assert threads == {max(1, os.cpu_count() // jobs)}
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_answer_ends_with_one_line(make_place):
+    command = make_place().run("--scheduler", "tcp://127.0.0.1:9", epochs=1)
+    _, errors = command.communicate(timeout=120)
+    assert command.returncode == 2
+    assert errors.splitlines()[-1].startswith("python -m resattn run: ")
+    assert "127.0.0.1:9" in errors.splitlines()[-1]
+
+
+# Without Dask: one after the other in this process
+
+
+@pytest.fixture
+def runs(make_folder, tmp_path):
+    config = TrainConfig("birds", make_folder(train=30, test=10).parent, model="resnet8", epochs=1, image_size=16)
+    seeds = {
+        f"seed{seed}": TrainConfig(**vars(config) | {"batch_size": 16, "lr": 0.01, "seed": seed}) for seed in (0, 1)
+    }
+    return trainings(seeds | {"too large": config}, tmp_path / "records")
+
+
+def test_finished_runs_are_skipped_and_half_a_record_is_made_again(runs, tmp_path, capsys):
+    with Engine(tmp_path / "records", jobs=0) as here:
+        failures = {run.name: failure for run, failure in here.run(runs)}
+    assert failures == {"seed0": None, "seed1": None, "too large": failures["too large"]}
+    assert "batch_size must be at most" in failures["too large"]
+    out = capsys.readouterr().out
+    assert "[1/3] seed0: test accuracy" in out
+    assert "[3/3] too large: FAILED: ValueError: batch_size must be" in out
+    whole = runs[0].record.read_text()
+    runs[0].record.write_text(whole[:40])
+    with Engine(tmp_path / "records", jobs=0) as here:
+        assert [run.name for run, _ in here.run(runs[:2])] == ["seed1", "seed0"]
+    assert "1 of 2 finished earlier, skipped" in capsys.readouterr().out
+
+
+def test_a_run_that_leaves_no_record_failed(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_PATIENCE", 0.0)
+    monkeypatch.setattr(engine.Training, "execute", lambda run: None)
+    with Engine(tmp_path / "records", jobs=0) as here:
+        assert [failure for _, failure in here.run(runs[:1])] == ["its record did not appear"]
+
+
+def test_one_engine_a_folder(runs, tmp_path):
+    with Engine(tmp_path / "records", jobs=0):
+        with pytest.raises(OSError, match=r"another command is already running in .*records; wait for it or stop it"):
+            Engine(tmp_path / "records", jobs=0).__enter__()
+        with Engine(tmp_path / "others", jobs=0):
+            pass
+    with Engine(tmp_path / "records", jobs=0):
+        pass
+
+
+def test_a_bar_where_someone_watches(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "interactive", lambda: True)
+    with Engine(tmp_path / "records", jobs=0) as here:
+        list(here.run(runs[:1]))
+    assert "1/1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "devices"), [("", []), ("-1", []), ("2", ["2"]), ("0,3", ["0", "3"])])
+def test_gpus_are_those_that_may_be_used(monkeypatch, given, devices):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert visible_gpus() == devices
