@@ -6,6 +6,7 @@ else *undecided*. Whether a size that the paper reports lies inside the 95 % int
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,7 +66,7 @@ def pair_name(one: Network, other: Network) -> str:
     return f"{one.name} − {other.name}"
 
 
-def interval_text(row) -> str:
+def interval_text(row: Any) -> str:
     """Difference, interval and seeds of a row of :func:`differences`: "+1.30 ± 1.32 (3)"."""
     return f"{signed(row.mean, row.half)} ({row.seeds})"
 
