@@ -3,6 +3,8 @@
 ``python -m resattn.report.readme`` writes them anew.
 """
 
+import argparse
+
 from resattn import paths
 from resattn.analysis.claims import claims_page
 from resattn.analysis.records import load_records
@@ -45,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m resattn.report.readme", description=main.__doc__).parse_args()
     main()
