@@ -120,7 +120,7 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class Trial:
-    """The training of one point: a run of the engine, whose outcome lies in ``folder`` until the study has it."""
+    """The training of one point: a run of the engine, whose outcome lies in ``folder`` until the search is complete."""
 
     config: TrainConfig
     point: Point
@@ -219,6 +219,8 @@ def search(
                 _record(plan, study, out)
             if failures:
                 raise RuntimeError(f"{len(failures)} of {len(trials)} trials failed; {failures[0]}")
+        for outcome in folder.glob("*.json"):
+            outcome.unlink()
         return _record(plan, study, out)
 
 
@@ -239,7 +241,7 @@ def _ended(study: Any) -> dict[str, Any]:
 
 
 def _keep(study: Any, trial: Trial) -> None:
-    """Put the point and its outcome into the study, in one write: whoever is killed before it finds the outcome where it was."""
+    """Put the point and its outcome into the study, in one write."""
     import optuna
     from optuna.distributions import FloatDistribution
 
@@ -257,7 +259,6 @@ def _keep(study: Any, trial: Trial) -> None:
             intermediate_values=dict(enumerate(accuracies, 1)),
         )
     )
-    trial.outcome.unlink()
 
 
 def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
