@@ -4,6 +4,7 @@ Order and augmentation are drawn for the global batch by every process, which th
 checkpoint with another number of processes.
 """
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,23 +27,20 @@ def n_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-@contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, and give the device that is this one's."""
-    if not dist.is_torchelastic_launched() or dist.is_initialized():
-        yield device
-        return
+def join(device: torch.device) -> torch.device:
+    """Join the processes that torchrun started, once, and give the device that is this one's."""
+    if not dist.is_torchelastic_launched():
+        return device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    if int(os.environ["RANK"]):
-        os.environ["RESATTN_HEADLESS"] = "1"  # one progress bar is enough
-    # The others wait while the first makes maps, which may take hours.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2))
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        if int(os.environ["RANK"]):
+            os.environ["RESATTN_HEADLESS"] = "1"  # one progress bar is enough
+        # The others wait while the first makes maps, which may take hours.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2))
+        atexit.register(dist.destroy_process_group)
+    return device
 
 
 @contextmanager

@@ -62,23 +62,23 @@ def train(
         OSError: a file could not be written; the next call goes on from the last checkpoint.
     """
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
-    with distributed.joined(find_device(config.device)) as device:
-        tune_process(device)
-        with distributed.first_alone():
-            data = load_dataset(config.dataset, config.root, size=config.size)
-        run = Trainer(config, data, device)
-        run.resume(folder / "checkpoint.pt")
-        while run.epoch < config.epochs:
-            run.train_epoch()
-            if distributed.rank() == 0:
-                save_checkpoint(folder / "checkpoint.pt", run.state())
-                (on_epoch or _print_epoch(config.epochs))(run.history)
-        record = run.finish()
+    device = distributed.join(find_device(config.device))
+    tune_process(device)
+    with distributed.first_alone():
+        data = load_dataset(config.dataset, config.root, size=config.size)
+    run = Trainer(config, data, device)
+    run.resume(folder / "checkpoint.pt")
+    while run.epoch < config.epochs:
+        run.train_epoch()
         if distributed.rank() == 0:
-            save_weights(run.model, folder / "weights.safetensors", config)
-            if records is not None:
-                write_json(Path(records) / f"{config.slug}.json", record)
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            save_checkpoint(folder / "checkpoint.pt", run.state())
+            (on_epoch or _print_epoch(config.epochs))(run.history)
+    record = run.finish()
+    if distributed.rank() == 0:
+        save_weights(run.model, folder / "weights.safetensors", config)
+        if records is not None:
+            write_json(Path(records) / f"{config.slug}.json", record)
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     return record
 
 
