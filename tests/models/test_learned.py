@@ -83,7 +83,9 @@ def test_the_vit_takes_smaller_steps(shapes):
 
 def test_it_trains_leaves_a_record_and_is_read_back(shapes, tmp_path, monkeypatch):
     few = Dataset(
-        "shapes", *(Split(part.images[:640], part.labels[:640], part.masks[:640]) for part in (shapes.train, shapes.test)), shapes.classes
+        "shapes",
+        *(Split(part.images[:640], part.labels[:640], part.masks[:640]) for part in (shapes.train, shapes.test)),
+        shapes.classes,
     )
     monkeypatch.setattr("resattn.training.trainer.load_dataset", lambda *_, **__: few)
     config = TrainConfig.preset(
