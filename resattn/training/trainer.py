@@ -54,7 +54,8 @@ def train(
         The record, ready for JSON: "config" as :meth:`TrainConfig.identity`; "metrics" with "test_acc" (last epoch),
         "test_acc_at_best_val" (the epoch with the highest validation accuracy, the first of equals), "best_val_epoch",
         "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; for learned maps, where
-        true masks exist, "map_focus" as :func:`object_focus` gives it; "parameters", how many the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
+        true masks exist, "map_focus" as :func:`object_focus` gives it; "parameters", how many the network has; "environment".
+        Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
 
     Raises:
         ValueError: the data set or the maps cannot be had as asked.
