@@ -48,14 +48,14 @@ def loader(split: Split, maps: Tensor, mean: Tensor, std: Tensor, image_size: in
 
 
 def step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, attention: Tensor, labels: Tensor
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, attention: Tensor, labels: Tensor
 ) -> Tensor:
     """One update in float32; the map is scaled up to the image first, so the stems only convolve."""
     device = next(model.parameters()).device
     images, attention, labels = (t.to(device, non_blocking=True) for t in (images, attention, labels))
     attention = F.interpolate(attention, images.shape[-2:], mode="bicubic", align_corners=False)
     loss = F.cross_entropy(model(images, attention), labels)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     return loss

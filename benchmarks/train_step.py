@@ -108,18 +108,20 @@ def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
     maps = attention_maps(data.train.images, "saliency", name="shapes-train")
     batches = plain.loader(data.train, maps, *channel_stats(data.train.images), config.image_size, config.batch_size)
     model = build_model(config, 10).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
     while True:
         for batch in batches:
-            plain.step(model, optimiser, *batch)
+            plain.step(model, optimizer, *batch)
             yield
 
 
 def _our_steps(settings: dict, device: torch.device) -> Iterator[None]:
     from resattn.data.datasets import load_dataset
-    from resattn.training.trainer import Run
+    from resattn.training.environment import tune_process
+    from resattn.training.trainer import Trainer
 
-    run = Run(_config(settings), load_dataset("shapes"), device)
+    tune_process(device)
+    run = Trainer(_config(settings), load_dataset("shapes"), device)
     while True:
         for _ in run.steps():
             yield

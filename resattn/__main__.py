@@ -1,6 +1,8 @@
 """The one command: ``python -m resattn train | maps | dino | search | run | report``, each with ``--help``."""
 
 import argparse
+import ast
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -52,6 +54,8 @@ def _train(options: Options) -> int:
     from resattn.training import trainer  # after the check: it takes seconds
 
     metrics = trainer.train(config, records=options["records"])["metrics"]
+    if int(os.environ.get("RANK", 0)):
+        return 0  # under torchrun one process speaks for all
     best = f"(best-validation epoch {100 * metrics['test_acc_at_best_val']:.2f} %)"
     print(f"test accuracy {100 * metrics['test_acc']:.2f} % {best}")
     print(f"record: {options['records'] / f'{config.slug}.json'}")
@@ -87,10 +91,11 @@ def _maps(options: Options) -> int:
 
 
 def _dino_options(parser: argparse.ArgumentParser) -> None:
-    from resattn.dino.config import add_options
+    from resattn.dino.config import DinoConfig
+    from resattn.settings import add_options
 
     parser.add_argument("--out", type=Path, help="folder for all that is written; default runs/dino/<settings>")
-    add_options(parser)
+    add_options(parser, DinoConfig)
 
 
 def _dino(options: Options) -> int:
@@ -99,11 +104,10 @@ def _dino(options: Options) -> int:
     from resattn.dino.config import DinoConfig
     from resattn.dino.pretrain import focus, pretrain
     from resattn.files import write_json
+    from resattn.settings import given
 
-    options = {name: value for name, value in options.items() if value is not None}
-    out = options.pop("out", None)
-    config = DinoConfig(**options)
-    out = out or paths.RUNS / "dino" / config.slug
+    config = DinoConfig(**given(options, DinoConfig))
+    out = options["out"] or paths.RUNS / "dino" / config.slug
     record = pretrain(config, folder=out)
     if "test" in record["metrics"]:  # what chance alone achieves, to judge the trained one by
         test = load_dataset(config.dataset, config.root).test
@@ -112,6 +116,75 @@ def _dino(options: Options) -> int:
     print(f"record: {write_json(out / 'record.json', record)}")
     print(f"weights: {out / 'vit.safetensors'}")
     return 0
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    from resattn.config import add_settings
+    from resattn.experiments.search import SearchPlan
+
+    add = parser.add_argument
+    add("--trials", type=int, default=SearchPlan.trials, help="random points (default %(default)s)")
+    add("--grid", type=_sides, default=SearchPlan.grid, help="learning rates x weight decays (default 5x5)")
+    add("--span", type=float, default=SearchPlan.span, help="grid's share of the ranges (default %(default)s)")
+    add("--confirm", type=int, default=SearchPlan.confirm, help="further seeds for the best (default %(default)s)")
+    for option, ends in (("--lr-range", SearchPlan.lr), ("--weight-decay-range", SearchPlan.weight_decay)):
+        add(option, type=float, nargs=2, metavar=("LOW", "HIGH"), default=ends, help="default {:g} {:g}".format(*ends))
+    add("--storage", type=Path, default=paths.RUNS / "search" / "search.journal", help="Optuna's journal file")
+    add("--out", type=Path, help="the record (default: STUDY.json beside the journal)")
+    _worker_options(parser)
+    add_settings(parser, without=("lr", "weight_decay"))
+
+
+def _search(options: Options) -> int:
+    from resattn.config import chosen_settings
+    from resattn.experiments.search import SearchPlan, search
+
+    ranges = {name: tuple(options[f"{name}_range"]) for name in ("lr", "weight_decay")}
+    numbers = {name: options[name] for name in ("trials", "grid", "span", "confirm")}
+    plan = SearchPlan(chosen_settings(options), **numbers, **ranges)
+    out = options["out"] or options["storage"].with_name(f"{plan.name}.json")
+    try:
+        search(plan, options["storage"], out=out, jobs=options["jobs"], scheduler=options["scheduler"])
+    except RuntimeError as error:
+        print(f"FAILED: {error}", file=sys.stderr)
+        return 1
+    print(f"record: {out}")
+    return 0
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    from resattn.experiments.jobs import DATASETS
+    from resattn.experiments.notebooks import LISTS
+
+    add = parser.add_argument
+    add(
+        "--profile",
+        choices=(*DATASETS, *LISTS),
+        help="demo: drawn shapes, minutes on two cores. reduced: CIFAR-10 at 64 pixels. paper: CIFAR-10 and CIFAR-100 at the paper's "
+        "settings, for a GPU. Without notebooks: controls, what the paper did not compare with; short: five epochs of reduced. "
+        "Default: paper where a CUDA GPU is present, else demo",
+    )
+    add("--dataset", help="this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/")
+    add("--seeds", type=_positive, help="seeds 0 to N-1 (demo: 2, else 3)")
+    add("--data", metavar="DIR", type=_folder, help="where data sets live or are downloaded to (default: data/)")
+    add("--out", metavar="DIR", type=Path, help="records of controls or short (default: results/PROFILE)")
+    _worker_options(parser)
+    add("--cpu", action="store_true", help="run on the CPU, even if a GPU is here or it takes days")
+    add(
+        "--only",
+        metavar="PATTERN",
+        help="only runs whose name matches, such as '*printed-a1*'; --dry-run has the names",
+    )
+    more = "change a setting of every run that has it, for example --set epochs=2; may be repeated"
+    add("--set", metavar="NAME=VALUE", type=_change, action="append", default=[], help=more)
+    add("--dry-run", action="store_true", help="list the runs and about what they cost, run nothing")
+    add("--fresh", action="store_true", help="delete this profile's earlier runs and start over")
+
+
+def _run(options: Options) -> int:
+    from resattn.experiments.notebooks import main
+
+    return main(options)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -132,29 +205,46 @@ def _report(options: Options) -> int:
     return 0
 
 
+def _worker_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=_positive, help="runs at the same time (default: one a core, or one a GPU)")
+    parser.add_argument("--scheduler", metavar="ADDRESS|FILE", help="join the Dask cluster of this scheduler instead")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _sides(text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"must be two whole numbers such as 5x5, got {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
 def _folder(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"must be a folder that exists, got {text}")
-    return Path(text)
+    return Path(text).resolve()
 
 
-def _lazy(module: str, name: str) -> Callable:
-    """A function that is imported when it is called."""
-
-    def call(argument: Any) -> Any:
-        import importlib
-
-        return getattr(importlib.import_module(f"resattn.experiments.{module}"), name)(argument)
-
-    return call
+def _change(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], int]]] = {
     "train": ("train one network and write its record", _train_options, _train),
     "maps": ("compute the attention maps of a data set and keep them in the cache", _maps_options, _maps),
     "dino": ("pretrain a small ViT without labels", _dino_options, _dino),
-    "search": ("search learning rate and weight decay by validation accuracy", _lazy("search", "add_options"), _lazy("search", "main")),
-    "run": ("run a profile's notebooks, or a list of trainings; what is finished is skipped", _lazy("notebooks", "add_options"), _lazy("notebooks", "main")),
+    "search": ("search learning rate and weight decay by validation accuracy", _search_options, _search),
+    "run": ("run a profile's notebooks, or a list of trainings; what is finished is skipped", _run_options, _run),
     "report": ("put all that was measured on one offline page", _report_options, _report),
 }  # fmt: skip
 

@@ -8,24 +8,29 @@ import json
 import os
 import re
 import shutil
+import socket
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+_HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:40]
+
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     """Let ``write`` fill a temporary sibling of ``path``, then rename it into place.
 
-    An interrupted or failed write leaves ``path`` as it was and no temporary file behind.
+    An interrupted or failed write leaves ``path`` as it was and no temporary file behind; what a killed process left in the folder
+    goes at the first write of the next one.
 
     Raises:
         OSError: the device is full or read-only; the message names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial")
+    _clear_stale(path.parent)
+    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial")
     try:
         write(partial)
         with partial.open("rb") as file:
@@ -41,6 +46,21 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
         with contextlib.suppress(OSError):
             partial.unlink()
     return path
+
+
+@functools.cache  # once a process: later ones find nothing new, and a folder of many records takes time to list
+def _clear_stale(folder: Path) -> None:
+    """Remove temporary files whose process is gone. Processes of another host cannot be asked: theirs stay."""
+    if os.name != "posix":
+        return  # elsewhere asking after a process ends it
+    for partial in folder.glob(f".*.{_HOST}.*-*.partial"):
+        owner = partial.name.removesuffix(".partial").rsplit(".", 1)[1].partition("-")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            continue  # another user's, so alive, or not one of ours
 
 
 def write_json(path: Path, value: object) -> Path:

@@ -1,9 +1,10 @@
 """What the tests share: a home of their own, the drawn shapes, and small image folders."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -19,13 +20,14 @@ from resattn.report.page import build_report
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh home for each test, so that none writes into the repository or sees what another one left."""
     folder = tmp_path / "home"
     for name in ("DATA", "CACHE", "RUNS"):
         monkeypatch.setattr(paths, name, folder / name.lower())
     monkeypatch.setenv("RESATTN_HEADLESS", "1")
-    return folder
+    yield folder
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resattn import paths
+from resattn.attention.sources import FROM_MASKS, MAP_SIZE, border_contrast, from_masks, gaussian_map, min_max, shuffle
 from resattn.attention.tiny import WEIGHTS, tiny_vit
 from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 from resattn.attention.vit_s14 import SHA256, decoded_saliency, load_vit_s14
-from resattn.config import ATTENTION_SOURCES, CLS_SOURCES
+from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, SHUFFLED_SOURCES
 from resattn.data.datasets import Dataset
 from resattn.files import digest, file_digest, file_name, load_arrays, save_arrays
 from resattn.progress import track
+from resattn.settings import check_choice
 
-MAP_SIZE = 28  # pixels on a side of the maps that no ViT makes; ViT-B/8 at 224 gives the same
-SQUARE_SIDE = 0.5  # of the image's: the median side of the objects' bounding boxes in shapes, 16 of 32 pixels (9 to 23)
 _PART = 512  # images between two saved steps of an extraction
 
 
@@ -105,8 +104,7 @@ def attention_maps(
         ValueError: an argument is not as described.
         ConnectionError: pretrained weights cannot be fetched; the message says what else can be done.
     """
-    if source not in ATTENTION_SOURCES:
-        raise ValueError(f"source must be one of {', '.join(ATTENTION_SOURCES)}; got {source!r}")
+    check_choice("source", source, ATTENTION_SOURCES)
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a uint8 tensor (N, 3, H, W), got {given}")
@@ -117,17 +115,13 @@ def attention_maps(
     if source == "uniform":
         return torch.ones(n, 1, MAP_SIZE, MAP_SIZE)
     if source == "center":
-        return _gaussian_map().expand(n, 1, -1, -1).clone()
-    if source in _FROM_MASKS:
-        if masks is None or len(masks) != n:
-            given = "None" if masks is None else f"{len(masks)}"
-            raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
-        return _FROM_MASKS[source](masks)
+        return gaussian_map().expand(n, 1, -1, -1).clone()
+    if source in FROM_MASKS:
+        return from_masks(source, masks, n)
     if source == "shuffled":
-        if base not in set(ATTENTION_SOURCES) - {"shuffled", "uniform", "center"}:
-            raise ValueError(f"base must be a source whose maps differ between images, got {base!r}")
+        check_choice("base", base, SHUFFLED_SOURCES)
         vit_options = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
-        return _shuffle(
+        return shuffle(
             attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit_options), seed
         )
     if source == "saliency":
@@ -136,6 +130,8 @@ def attention_maps(
         )
 
     _check_heads(heads)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
     backbone = _BACKBONES[source]
     heads = heads if source in CLS_SOURCES else "mean"
     settings = {"source": source, "heads": heads, "version": 1} | backbone.identify(model, weights, seed)
@@ -147,7 +143,10 @@ def attention_maps(
         vit = backbone.load(model, weights, seed).to(device)
 
         def extract(batch: Tensor) -> Tensor:
-            maps = aggregate_heads(backbone.read(vit, vit_input(vit, _send(batch, device))), heads).float()
+            attention = backbone.read(vit, vit_input(vit, _send(batch, device)))
+            if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
+                raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
+            maps = aggregate_heads(attention, heads).float()
             return ((255 * maps).round().to(torch.uint8) if backbone.in_bytes else maps).cpu()
 
         return extract
@@ -176,105 +175,6 @@ def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
             raise ValueError(f"heads must be below {attention.shape[1]}, the number of heads, got {heads}")
         attention = attention[:, heads : heads + 1]
     return min_max(attention)
-
-
-def border_contrast(images: Tensor) -> Tensor:
-    """Training-free saliency: how far a pixel's colour lies from the colours along the image's border.
-
-    The distance is Mahalanobis's under the border pixels' mean and covariance (one sixteenth of the side on each side),
-    smoothed. Objects seldom fill the border, so what differs from it is likely one: the boundary prior of Wei et al. 2012.
-
-    Args:
-        images: uint8 (B, 3, H, W).
-
-    Returns:
-        float32 (B, 1, 28, 28) in [0, 1].
-    """
-    pixels = images.float() / 255
-    height, width = images.shape[-2:]
-    edge = max(1, min(height, width) // 16)
-    border = torch.ones(height, width, dtype=torch.bool, device=images.device)
-    border[edge : height - edge, edge : width - edge] = False
-    samples = pixels[:, :, border]
-    mean = samples.mean(2, keepdim=True)
-    spread = samples - mean
-    noise_floor = 0.01 * torch.eye(3, device=images.device)  # a tenth of the range: flat borders must not blow up noise
-    covariance = spread @ spread.transpose(1, 2) / samples.shape[2] + noise_floor
-    offset = pixels.flatten(2) - mean
-    distance = (offset * torch.linalg.solve(covariance, offset)).sum(1).clamp_min(0).sqrt()
-    distance = distance.round(decimals=3)  # one grey level is 0.04: less is rounding, which min-max would blow up
-    smooth = _blur(distance.view(-1, 1, height, width), sigma=min(height, width) / 21)
-    return min_max(F.interpolate(smooth, (MAP_SIZE, MAP_SIZE), mode="bilinear", align_corners=False, antialias=True))
-
-
-def min_max(maps: Tensor) -> Tensor:
-    """Scale each channel of each image to span [0, 1]; a constant one becomes 0."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), 0)
-
-
-def bounding_box(masks: Tensor) -> Tensor:
-    """The smallest upright rectangle that holds all of a mask above one half: float32 (N, 1, h, w), 1 inside it and 0 outside."""
-    inside = masks > 0.5
-    rows, columns = inside.any(3, keepdim=True), inside.any(2, keepdim=True)
-
-    def between(hit: Tensor, dim: int) -> Tensor:
-        seen = hit.long().cummax(dim).values
-        seen_backwards = hit.long().flip(dim).cummax(dim).values.flip(dim)
-        return seen * seen_backwards
-
-    return (between(rows, 2) * between(columns, 3)).float()
-
-
-def square_around(masks: Tensor) -> Tensor:
-    """A square of one fixed side around the middle of :func:`bounding_box`: where the object is, neither its size nor its outline.
-
-    The side is ``SQUARE_SIDE`` times the map's shorter one. A square that would cross the border is shifted back inside, so
-    all have one area. On ``shapes`` 20 nearest neighbours tell the class (chance 10 %) from height and width for 31 % of
-    bounding boxes and 9 % of squares, from the area for 26 % and 10 %, and from a square's place for 11 %.
-
-    Args:
-        masks: float (N, 1, h, w); above one half is the object.
-
-    Returns:
-        float32 (N, 1, h, w), 1 inside the square and 0 outside; all 0 where the mask is empty.
-    """
-    boxes = bounding_box(masks)
-    side = round(SQUARE_SIDE * min(masks.shape[-2:]))
-
-    def across(dim: int) -> Tensor:
-        length = masks.shape[dim]
-        place = torch.arange(length, device=masks.device).view((-1, 1) if dim == 2 else (1, -1))
-        inside = boxes.amax(5 - dim, keepdim=True)
-        middle = (inside * place).sum(dim, keepdim=True) / inside.sum(
-            dim, keepdim=True
-        )  # NaN, so no square, where empty
-        start = (middle - (side - 1) / 2).floor().clamp(0, length - side)
-        return (place >= start) & (place < start + side)
-
-    return (across(2) & across(3)).float()
-
-
-_FROM_MASKS = {"oracle": Tensor.float, "box": bounding_box, "square": square_around}
-
-
-def object_focus(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """How well maps find the object: means over images, for judging a source where true masks exist.
-
-    Args:
-        maps: float (N, 1, h, w), not negative.
-        masks: float (N, 1, H, W), the share of each pixel the object covers.
-
-    Returns:
-        "mass_ratio": share of the map's mass on the object over the object's share of the area (1 = no better than even);
-        "peak_inside": share of images whose largest value lies on the object.
-    """
-    maps = F.interpolate(maps, masks.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
-    masks = masks.flatten(1)
-    share = (maps * masks).sum(1) / maps.sum(1).clamp_min(1e-12)
-    inside = masks.gather(1, maps.argmax(1, keepdim=True)) > 0.5
-    return {"mass_ratio": float((share / masks.mean(1)).mean()), "peak_inside": float(inside.float().mean())}
 
 
 def _cached(
@@ -336,29 +236,6 @@ def _send(batch: Tensor, device: torch.device) -> Tensor:
     return batch.to(device)
 
 
-def _shuffle(maps: Tensor, seed: int) -> Tensor:
-    """Give every image another image's map: neighbours along one random cycle, so none keeps its own."""
-    if len(maps) < 2:
-        raise ValueError(f"images must be at least 2 for source='shuffled', got {len(maps)}")
-    cycle = torch.randperm(len(maps), generator=torch.Generator().manual_seed(seed))
-    shuffled = torch.empty_like(maps)
-    shuffled[cycle] = maps[cycle.roll(1)]
-    return shuffled
-
-
-def _gaussian_map() -> Tensor:
-    axis = torch.linspace(-1, 1, MAP_SIZE)
-    return min_max(torch.exp(-(axis[:, None] ** 2 + axis**2) / (2 * 0.5**2))[None, None])
-
-
-def _blur(maps: Tensor, sigma: float) -> Tensor:
-    radius = max(1, round(3 * sigma))
-    kernel = torch.exp(-(torch.arange(-radius, radius + 1, device=maps.device).float() ** 2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).view(1, 1, -1, 1)
-    padded = F.pad(maps, (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel), kernel.transpose(2, 3))
-
-
 def _check_heads(heads: str | int) -> None:
     if heads not in ("mean", "max", "all") and not (
         isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
@@ -367,7 +244,7 @@ def _check_heads(heads: str | int) -> None:
 
 
 def _tiny_weights(weights: str | Path) -> Path:
-    path = WEIGHTS if weights in ("pretrained", "random") else Path(weights)
+    path = WEIGHTS if weights == "pretrained" else Path(weights)
     if not path.is_file():
         raise ValueError(
             f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got {str(weights)!r}"

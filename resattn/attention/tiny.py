@@ -1,5 +1,6 @@
 """The small ViT "dino-tiny" for 32x32 images, and the weights that the package ships for it (Sec. 3.1)."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,14 @@ PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' co
 WEIGHTS = Path(__file__).parent.parent / "weights" / "dino-tiny.safetensors"
 RECORD = WEIGHTS.with_suffix(".json")  # recipe, log and figures of the run that made them
 VIT_SHAPE = {"image_size": 32, "patch": 4, "dim": 64, "depth": 3, "heads": 1}
+
+
+def pretraining_record() -> dict:
+    """The record of the run that made ``WEIGHTS``, its figures on the object by the names of :func:`resattn.attention.sources.object_focus`."""
+    names = {"mass_ratio": "energy_ratio", "peak_inside": "pointing_game"}  # the file was written before they got these
+    return json.loads(
+        RECORD.read_text(encoding="utf-8"), object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()}
+    )
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

@@ -56,18 +56,16 @@ def _load_checkpoint(vit: nn.Module, path: str | Path, model: str) -> None:
 
 
 def vit_input(vit: nn.Module, images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to what the ViT was trained on: bicubic to its size, its own mean and standard deviation."""
+    """uint8 or float in [0, 1] (B, 3, H, W) to what the ViT was trained on: bicubic to its size, its own mean and standard deviation."""
     size, config = vit.patch_embed.img_size, vit.pretrained_cfg
     shrink = any(given > wanted for given, wanted in zip(images.shape[-2:], size, strict=True))
-    scaled = F.interpolate(images.float() / 255, size, mode="bicubic", align_corners=False, antialias=shrink).clamp(
-        0, 1
-    )
+    pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+    scaled = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=shrink).clamp(0, 1)
     mean, std = (torch.tensor(config[key], device=images.device)[:, None, None] for key in ("mean", "std"))
     return (scaled - mean) / std
 
 
-@torch.no_grad()
-def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
+def attend(vit: nn.Module, inputs: Tensor) -> Tensor:
     """Eq. 1's softmax for the [CLS] query in the last block, over the patches: (B, heads, h, w), rows sum to at most 1.
 
     Only that one row is computed: earlier blocks run as they are, the last one stops at its queries and keys. Prefix tokens
@@ -75,7 +73,7 @@ def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
 
     Args:
         vit: a timm VisionTransformer or Eva with a class token.
-        inputs: float (B, 3, H, W), normalised as :func:`vit_input` does.
+        inputs: float (B, 3, H, W), normalized as :func:`vit_input` does.
     """
     tokens = vit._pos_embed(vit.patch_embed(inputs))
     tokens, rope = tokens if isinstance(tokens, tuple) else (vit.patch_drop(tokens), None)  # Eva drops patches within
@@ -99,6 +97,9 @@ def cls_attention(vit: nn.Module, inputs: Tensor) -> Tensor:
         key = torch.cat([key[:, :, :n_prefix], turned], 2).type_as(key)
     attention = (query * last.scale @ key.transpose(-2, -1)).softmax(-1)
     return attention[:, :, 0, n_prefix:].unflatten(-1, vit.patch_embed.grid_size)
+
+
+cls_attention = torch.no_grad()(attend)  # for maps that nothing is trained through
 
 
 def _query_and_key(attn: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:

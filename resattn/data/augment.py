@@ -5,8 +5,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1])."""
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1], above 0)."""
+    if std.device.type == "cpu" and not (std > 0).all():  # on a GPU looking at a number would wait for it
+        raise ValueError(f"std must be above 0 in each channel, got {std.tolist()}")
     scale = 1 / (255 * std.to(images.device))
     shift = mean.to(images.device) / std.to(images.device)
     return images * scale[:, None, None] - shift[:, None, None]
@@ -28,7 +30,7 @@ def augment(
 ) -> tuple[Tensor, Tensor | None]:
     """Augment a whole batch at once, each sample with its own random numbers (Sec. 4).
 
-    Pad with black and crop back, flip left-right, normalise, then erase a rectangle with unit normal noise. The attention
+    Pad with black and crop back, flip left-right, normalize, then erase a rectangle with unit normal noise. The attention
     map moves with the crop and the flip (by the same fraction of its width, bilinearly, zero outside); it is not erased,
     because it was computed on the clean image.
 
@@ -44,16 +46,16 @@ def augment(
         erase_aspect: smallest and largest height / width of the rectangle, log-uniform between.
 
     Returns:
-        images float32 (B, C, H, W), normalised; maps as given in shape and dtype, or None.
+        images float32 (B, C, H, W), normalized; maps as given in shape and dtype, or None.
     """
     n, _, height, width = images.shape
     device = images.device
     shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device) - padding
     flipped = torch.rand(n, generator=generator, device=device) < flip
     moved = _crop_and_flip(images, shift, flipped, padding)
-    rectangles = _erase_rectangles(n, height, width, erase, erase_area, erase_aspect, generator)
+    rectangles = _erase_rectangles(images, erase, erase_area, erase_aspect, generator)
     noise = torch.randn(images.shape, generator=generator, device=device)
-    moved = torch.where(rectangles[:, None], noise, normalise(moved, mean, std))
+    moved = torch.where(rectangles[:, None], noise, normalize(moved, mean, std))
     if maps is not None and move_maps:
         maps = _move_maps(maps, shift[0] / height, shift[1] / width, flipped)
     return moved, maps
@@ -87,19 +89,17 @@ def _move_maps(maps: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Te
 
 
 def _erase_rectangles(
-    n: int,
-    height: int,
-    width: int,
+    images: Tensor,
     probability: float,
     area: tuple[float, float],
     aspect: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Boolean (n, height, width): the rectangle to erase, empty for samples left alone.
+    """Boolean (B, H, W) for images (B, C, H, W): the rectangle to erase, empty for samples left alone.
 
     The same ten draws as torchvision's RandomErasing, all made at once: the first that fits counts, none means no erasing.
     """
-    device = generator.device
+    (n, _, height, width), device = images.shape, images.device
     uniform = torch.rand((5, n, 10), generator=generator, device=device)
     log_aspect = torch.tensor(aspect).log()
     target = height * width * (area[0] + (area[1] - area[0]) * uniform[0])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from resattn import paths
+from resattn.config import LARGEST_SIDE
 from resattn.data.shapes import CLASSES as SHAPES_CLASSES
 from resattn.data.shapes import make_shapes
 from resattn.files import load_arrays, save_arrays
@@ -60,8 +62,8 @@ def load_dataset(
     """
     root = Path(root) if root is not None else paths.DATA
     cache = Path(cache) if cache is not None else paths.CACHE / "datasets"
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ValueError(f"size must be a whole number of pixels above 0, or None, got {size!r}")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE):
+        raise ValueError(f"size must be a whole number of pixels in [1, {LARGEST_SIDE}], or None, got {size!r}")
     folder = None if name == "shapes" else _find_folder(name, root)
     if folder is None:
         if size is not None:
@@ -83,6 +85,8 @@ def stratified_split(labels: Tensor, n_val: int = 5000, seed: int = 0) -> tuple[
         (fit_idx, val_idx): int64, ascending, disjoint, together all of 0..N-1.
     """
     labels = torch.as_tensor(labels)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or (labels < 0).any():
+        raise ValueError(f"labels must be whole numbers (N,) at least 0, got {labels.dtype} {tuple(labels.shape)}")
     if not 0 < n_val < len(labels):
         raise ValueError(f"n_val must lie between 1 and {len(labels) - 1} for {len(labels)} labels, got {n_val}")
     generator = torch.Generator().manual_seed(seed)
@@ -179,7 +183,7 @@ def _list_images(folder: Path, split: str) -> dict[str, list[tuple[str, int, int
             images = [
                 e for e in entries if Path(e.name).suffix.lower() in _IMAGE_SUFFIXES and not e.name.startswith(".")
             ]
-            found[directory.name] = sorted((e.path, e.stat().st_size, e.stat().st_mtime_ns) for e in images)
+            found[directory.name] = sorted(map(_about, images))
         if not found[directory.name]:
             raise ValueError(f"dataset folder {directory} holds no image; expected *.png or *.jpg")
     if len(found) < 2:
@@ -189,18 +193,41 @@ def _list_images(folder: Path, split: str) -> dict[str, list[tuple[str, int, int
     return found
 
 
+def _about(entry: os.DirEntry) -> tuple[str, int, int]:
+    try:
+        about = entry.stat()
+    except OSError as error:  # a dangling link
+        raise ValueError(f"dataset image {entry.path} cannot be read: {error}") from error
+    return entry.path, about.st_size, about.st_mtime_ns
+
+
+def _read_rgb(path: str) -> Image.Image:
+    """An image file, turned as its camera says, with three channels of 8 bits.
+
+    Raises:
+        ValueError: the pixels have a range that nobody knows; Pillow would cut them off at 0 and 255.
+    """
+    with Image.open(path) as picture:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I;16"):  # 16 bits of grey
+            picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+        if picture.mode in ("I", "F"):
+            raise ValueError(
+                "its pixels are neither 8 nor 16 bits deep, so their range is unknown; save it as 8-bit RGB"
+            )
+        return picture.convert("RGB")
+
+
 def _decode(files: list[str], size: int | None) -> np.ndarray:
     """uint8 (N, 3, H, W) from image files, in the order given."""
-    from PIL import Image, ImageOps
     from tqdm.auto import tqdm
 
     images: np.ndarray | None = None
     for i, path in enumerate(tqdm(files, desc="decoding images", unit="img", disable=len(files) < 5000, mininterval=1)):
         try:
-            with Image.open(path) as picture:
-                pixels = ImageOps.exif_transpose(picture).convert("RGB")
-                if size is not None:
-                    pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BICUBIC)
+            pixels = _read_rgb(path)
+            if size is not None:
+                pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BICUBIC)
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error on damaged files
             raise ValueError(f"dataset image {path} cannot be read: {error}") from error
         array = np.asarray(pixels).transpose(2, 0, 1)

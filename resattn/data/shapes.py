@@ -7,6 +7,7 @@ information about the label; only the outline does. Objects are lit: on average 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -15,29 +16,52 @@ SIZE = 32  # pixels on a side
 _SUPERSAMPLING = 2  # each pixel is the mean of 2x2 samples, so outlines are smooth
 
 
-def make_shapes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_shapes(n: int, seed: int, side: int = SIZE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw ``n`` images, classes in equal number (to within one), in random order.
 
     Args:
         n: number of images, at least 1.
         seed: the same seed gives the same images on every machine.
+        side: pixels on a side, at least 8.
 
     Returns:
-        images uint8 (n, 3, 32, 32); labels int64 (n,), an index into ``CLASSES``; masks float32 (n, 1, 32, 32), the share
-        of each pixel the object covers, in [0, 1].
+        images uint8 (n, 3, side, side); labels int64 (n,), an index into ``CLASSES``; masks float32 (n, 1, side, side), the
+        share of each pixel the object covers, in [0, 1].
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
+    if side < 8:
+        raise ValueError(f"side must be at least 8 pixels, got {side}")
     rng = np.random.default_rng([seed, 0x5AFE])
     labels = rng.permutation(np.arange(n) % len(CLASSES)).astype(np.int64)
-    batches = [_draw(labels[i : i + 500], rng) for i in range(0, n, 500)]
+    together = max(1, 500 * SIZE**2 // side**2)  # one batch takes the same memory at any size
+    batches = [_draw(labels[i : i + together], rng, side) for i in range(0, n, together)]
     images, masks = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     return images, labels, masks
 
 
-def _draw(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (n, 3, 32, 32) and masks float32 (n, 1, 32, 32) of the given classes."""
-    n, side = len(labels), SIZE * _SUPERSAMPLING
+def write_shapes(folder: str | Path, side: int, train: int, test: int) -> dict[str, np.ndarray]:
+    """Draw images as files ``folder/{train,test}/<class>/<number>.png``, the layout of any image folder.
+
+    Returns:
+        The true masks of "train" and "test", float32 (n, 1, side, side), in the order in which ``load_dataset`` reads the folder.
+    """
+    from PIL import Image
+
+    masks = {}
+    for seed, (split, n) in enumerate({"train": train, "test": test}.items(), 1):
+        images, labels, found = make_shapes(n, seed, side)
+        for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            path = Path(folder) / split / CLASSES[label] / f"{i:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(path)
+        masks[split] = found[labels.argsort(kind="stable")]  # class by class, by name
+    return masks
+
+
+def _draw(labels: np.ndarray, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (n, 3, size, size) and masks float32 (n, 1, size, size) of the given classes."""
+    n, side = len(labels), size * _SUPERSAMPLING
     axis = ((np.arange(side) + 0.5) / side * 2 - 1).astype(np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
 

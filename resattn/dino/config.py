@@ -1,10 +1,8 @@
 """Settings and networks of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2)."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resattn.attention.tiny import VIT_SHAPE, build_vit
+from resattn.settings import check, setting
 
 _BOTTLENECK = 64  # width of what is compared with the prototypes
 
@@ -52,56 +51,41 @@ class DinoConfig:
 
     dataset: str = "shapes"
     root: str | None = None
-    drawn: int = 10_000
-    epochs: int = 10
-    stop_after: int | None = 3
-    batch_size: int = 64
-    seed: int = 0
+    drawn: int = setting(10_000, low=0)
+    epochs: int = setting(10, low=1)
+    stop_after: int | None = setting(3, low=1)
+    batch_size: int = setting(64, low=1)
+    seed: int = setting(0, low=0)
     device: str | None = None
-    image_size: int = 32
-    patch: int = 4
-    dim: int = 64
-    depth: int = 3
-    heads: int = 1
-    hidden: int = 256
-    prototypes: int = 64
-    lr: float = 1e-3
-    warmup_epochs: float = 0.5
-    weight_decay: tuple[float, float] = (0.04, 0.2)
-    momentum: tuple[float, float] = (0.997, 1.0)
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    centring: str = "sinkhorn"
-    freeze_epochs: float = 0.5
-    global_size: int = 24
-    global_area: tuple[float, float] = (0.4, 1.0)
-    local_crops: int = 0
-    local_size: int = 16
-    local_area: tuple[float, float] = (0.15, 0.4)
-    jitter: float = 0.4
-    grey: float = 0.1
-    swap: float = 1.0
+    image_size: int = setting(32, low=1)
+    patch: int = setting(4, low=1)
+    dim: int = setting(64, low=1)
+    depth: int = setting(3, low=1)
+    heads: int = setting(1, low=1)
+    hidden: int = setting(256, low=1)
+    prototypes: int = setting(64, low=1)
+    lr: float = setting(1e-3, above=0)
+    warmup_epochs: float = setting(0.5, low=0)
+    weight_decay: tuple[float, float] = setting((0.04, 0.2), low=0)
+    momentum: tuple[float, float] = setting((0.997, 1.0), above=0, high=1)
+    student_temperature: float = setting(0.1, above=0)
+    teacher_temperature: float = setting(0.04, above=0)
+    centring: str = setting("sinkhorn", choices=("sinkhorn", "mean"))
+    freeze_epochs: float = setting(0.5, low=0)
+    global_size: int = setting(24, low=1)
+    global_area: tuple[float, float] = setting((0.4, 1.0), above=0, high=1)
+    local_crops: int = setting(0, low=0)
+    local_size: int = setting(16, low=1)
+    local_area: tuple[float, float] = setting((0.15, 0.4), above=0, high=1)
+    jitter: float = setting(0.4, low=0, high=1)
+    grey: float = setting(0.1, low=0, high=1)
+    swap: float = setting(1.0, low=0, high=1)
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            if isinstance(field.default, tuple):
-                object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
-        checks = {
-            "centring": (lambda v: v in ("sinkhorn", "mean"), "'sinkhorn' or 'mean'"),
-            "epochs batch_size patch dim depth heads prototypes": (lambda v: v >= 1, "at least 1"),
-            "stop_after": (lambda v: v is None or v >= 1, "at least 1 or None"),
-            "image_size global_size local_size": (
-                lambda v: v >= 1 and v % self.patch == 0,
-                f"a multiple of patch={self.patch}",
-            ),
-            "dim": (lambda v: v % self.heads == 0, f"a multiple of heads={self.heads}"),
-            "global_area local_area momentum": (lambda v: 0 < min(v) <= max(v) <= 1, "two numbers in (0, 1]"),
-            "lr student_temperature teacher_temperature": (lambda v: 0 < v < math.inf, "above 0 and finite"),
-        }
-        for names, (holds, allowed) in checks.items():
-            for name in names.split():
-                if not holds(getattr(self, name)):
-                    raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+        check(self)
+        for name, of in {"image_size": "patch", "global_size": "patch", "local_size": "patch", "dim": "heads"}.items():
+            if getattr(self, name) % getattr(self, of):
+                raise ValueError(f"{name} must be a multiple of {of}={getattr(self, of)}, got {getattr(self, name)}")
 
     @property
     def vit(self) -> dict[str, int]:
@@ -122,19 +106,8 @@ class DinoConfig:
         return f"{Path(self.dataset).name}-seed{self.seed}-{settings}"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """One command-line option for each setting of :class:`DinoConfig`."""
-    for field in dataclasses.fields(DinoConfig):
-        pair = isinstance(field.default, tuple)
-        kind = float if pair else str if field.default is None else type(field.default)
-        shown = " ".join(map(str, field.default)) if pair else field.default
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kind, nargs=2 if pair else None, help=f"default {shown}"
-        )
-
-
 class Network(nn.Module):
-    """ViT, projection head with batch normalisation, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
+    """ViT, projection head with batch normalization, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
 
     Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
     """

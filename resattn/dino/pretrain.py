@@ -15,7 +15,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from resattn import paths
-from resattn.attention.maps import aggregate_heads, object_focus
+from resattn.attention.maps import aggregate_heads
+from resattn.attention.sources import object_focus
 from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, seeded
 from resattn.attention.vit import cls_attention, cls_features, knn_accuracy, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
@@ -24,22 +25,23 @@ from resattn.dino.config import DinoConfig, Network
 from resattn.dino.crops import random_crops
 from resattn.files import digest, save_arrays
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
-from resattn.training.environment import code_revision, describe_environment
+from resattn.training.environment import code_revision, describe_environment, tune_process
 from resattn.training.trainer import find_device
 
-_PARTS, _GENERATORS = ("student", "teacher", "optimiser"), ("order", "augmentation")
+_PARTS, _GENERATORS = ("student", "teacher", "optimizer"), ("order", "augmentation")
 
 
 def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callable[[dict], None] | None = None) -> dict:
     """Train a student and its teacher, and write the teacher's ViT to ``folder/vit.safetensors``.
 
     A checkpoint found in ``folder`` (None: ``runs/dino/<slug>``) is continued. ``on_epoch`` is called with each epoch's
-    metrics; None prints them. Returns the record (:meth:`Run.finish`), ready for JSON.
+    metrics; None prints them. Returns the record (:meth:`Distiller.finish`), ready for JSON.
 
     Raises: ValueError where data or checkpoint do not fit the settings, FloatingPointError where the loss is not finite.
     """
     folder = Path(folder or paths.RUNS / "dino" / config.slug)
-    run = Run(config)
+    tune_process(find_device(config.device))
+    run = Distiller(config)
     run.resume(folder / "checkpoint.pt")
     while len(run.history) < min(config.epochs, config.stop_after or config.epochs):
         run.train_epoch()
@@ -58,7 +60,7 @@ def probabilities(logits: Tensor, temperature: float) -> Tensor:
 
 
 def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
-    """Teacher distributions (n, K) that use all K prototypes equally often: columns and rows normalised in turn."""
+    """Teacher distributions (n, K) that use all K prototypes equally often: columns and rows normalized in turn."""
     shares = ((logits - logits.max()) / temperature).exp()
     for axis in (0, 1) * rounds:
         shares = shares / shares.sum(axis, keepdim=True).clamp_min(1e-12)
@@ -92,14 +94,14 @@ def collapse(history: list[dict], n_prototypes: int, epochs: int = 3) -> str | N
 
 
 def focus(vit: nn.Module, part: Split) -> dict:
-    """:func:`resattn.attention.maps.object_focus` of the "minmax" map, which the network is fed, and of the "raw" attention."""
+    """:func:`resattn.attention.sources.object_focus` of the "minmax" map, which the network is fed, and of the "raw" attention."""
     device = next(vit.parameters()).device
     attention = torch.cat([cls_attention(vit, vit_input(vit, x.to(device))).cpu() for x in part.images.split(500)])
     maps = {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}
     return {name: object_focus(value, part.masks) for name, value in maps.items()}
 
 
-class Run:
+class Distiller:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: DinoConfig):
@@ -119,7 +121,7 @@ class Run:
         self.student = seeded(config.seed, lambda: Network(config)).to(self.device)
         self.teacher = ModelEmaV3(self.student).requires_grad_(False)
         weights, others = ([p for p in self.student.parameters() if (p.ndim > 1) == many] for many in (True, False))
-        self.optimiser = torch.optim.AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+        self.optimizer = torch.optim.AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}])
         self.centre = torch.zeros(config.prototypes, device=self.device)
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(self.device).manual_seed(config.seed)
@@ -129,7 +131,7 @@ class Run:
         """One pass over the pool; adds its metrics to the history.
 
         They are "loss", "teacher_entropy" (of one distribution) and "mean_entropy" (of the distribution averaged over a
-        batch) in nats, "knn_acc" on the validation part, "seconds", and with true masks "mass_ratio" and "peak_inside".
+        batch) in nats, "knn_acc" on the validation part, "seconds", and with true masks "energy_ratio" and "pointing_game".
         """
         start, done, sums = time.perf_counter(), len(self.history), torch.zeros(3, dtype=torch.float64)
         order = torch.randperm(len(self.pool), generator=self.order)[: self.n_steps * self.config.batch_size]
@@ -145,9 +147,9 @@ class Run:
     def _set_rates(self, epoch: float) -> None:
         c, progress = self.config, epoch / self.config.epochs
         warm = min(1.0, (epoch + 0.01) / c.warmup_epochs) if c.warmup_epochs else 1.0
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = warm * cosine(c.lr, c.lr / 100, progress)
-        self.optimiser.param_groups[0]["weight_decay"] = cosine(*c.weight_decay, progress)
+        self.optimizer.param_groups[0]["weight_decay"] = cosine(*c.weight_decay, progress)
         self.teacher.decay = cosine(*c.momentum, progress)
         self.student.prototypes.requires_grad_(epoch >= c.freeze_epochs)
 
@@ -159,10 +161,10 @@ class Run:
             targets = self._targets(self.teacher(crops[:1]))
         logits = self.student(crops).view(2 + c.local_crops, len(images), -1)
         loss = dino_loss(logits, targets.view(2, len(images), -1), c.student_temperature)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         self.teacher.update(self.student)
         entropies = [torch.special.entr(shares).sum(-1).mean() for shares in (targets, targets.mean(0))]
         return torch.stack([loss.detach(), *entropies]).double().cpu()

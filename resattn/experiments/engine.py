@@ -24,7 +24,8 @@ from resattn import paths
 from resattn.config import TrainConfig
 from resattn.progress import clock, interactive
 
-_POLL = 0.1  # seconds between two looks at a run's process
+_POLL = 0.1  # seconds between two looks at a run's process or record
+_PATIENCE = 60.0  # seconds in which a record must show that was written on another machine: network file systems remember what was not there
 
 
 class Run(Protocol):
@@ -74,8 +75,7 @@ class Training:
         trainer.train(self.config, folder=self.folder, records=self.records)
 
     def result(self) -> str:
-        metrics = json.loads(self.record.read_text(encoding="utf-8"))["metrics"]
-        return f"test accuracy {100 * metrics['test_acc']:.2f} %"
+        return accuracy(self.record)
 
 
 def trainings(configs: dict[str, TrainConfig], records: Path) -> list[Training]:
@@ -90,6 +90,11 @@ def is_record(path: Path) -> bool:
         return "metrics" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+
+
+def accuracy(record: Path) -> str:
+    """A record's test accuracy in words."""
+    return f"test accuracy {100 * json.loads(record.read_text(encoding='utf-8'))['metrics']['test_acc']:.2f} %"
 
 
 class Engine:
@@ -131,7 +136,7 @@ class Engine:
         """Execute what is not finished, stage by stage, and print a line as each ends.
 
         Yields:
-            Each run that was executed, with None or, in one line, why it failed.
+            Each run, those first that are finished already, with None or, in one line, why it failed.
         """
         from tqdm.auto import tqdm
 
@@ -140,11 +145,16 @@ class Engine:
         start, n_done = time.monotonic(), len(runs) - len(todo)
         if n_done:
             print(f"{n_done} of {len(runs)} finished earlier, skipped", flush=True)
+            yield from ((run, None) for run in runs if run not in todo)
         with tqdm(total=len(runs), initial=n_done, unit="run", leave=False, disable=not interactive()) as bar:
             stages = [[run for run in todo if run.stage == stage] for stage in sorted({run.stage for run in todo})]
             largest = max(map(len, stages), default=0)
             for stage in stages:
                 for run, seconds, failure in self._execute(stage, largest):
+                    late = time.monotonic() + _PATIENCE
+                    while not failure and not run.finished():
+                        failure = "its record did not appear" if time.monotonic() > late else None
+                        time.sleep(_POLL)
                     n_done += 1
                     bar.update()
                     how = f"FAILED: {failure}" if failure else run.result()
@@ -172,10 +182,11 @@ class Engine:
 
         client = self._client = self._client or self._connect(n_workers)
         settings = {"RESATTN_HOME": str(paths.ROOT), "RESATTN_HEADLESS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # --cpu
+            settings["CUDA_VISIBLE_DEVICES"] = ""
         devices = [] if self.scheduler else visible_gpus()
         futures = {
-            client.submit(_work, run, settings, devices, os.getcwd(), key=("run", str(self.folder), run.name)): run
-            for run in runs
+            client.submit(_work, run, settings, devices, key=("run", str(self.folder), run.name)): run for run in runs
         }
         for future in as_completed(futures, raise_errors=False):
             failed = future.status != "finished"
@@ -192,7 +203,7 @@ class Engine:
             client = self._opened.enter_context(Client(**{given: self.scheduler}))
         else:
             n_workers = min(n_workers, self.jobs or default_jobs())
-            threads = str(max(1, (os.cpu_count() or 1) // n_workers))
+            threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers)
             cluster = LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=1,
@@ -223,7 +234,7 @@ def visible_gpus() -> list[str]:
     return []
 
 
-def _work(run: Run, settings: dict[str, str], devices: list[str], folder: str) -> float:
+def _work(run: Run, settings: dict[str, str], devices: list[str]) -> float:
     """On a worker: execute the run in a process of its own until it ends or nobody wants it any more; returns its seconds."""
     from distributed import get_worker
     from distributed.worker import thread_state
@@ -241,7 +252,6 @@ def _work(run: Run, settings: dict[str, str], devices: list[str], folder: str) -
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
-            cwd=folder if Path(folder).is_dir() else None,
             start_new_session=True,  # Ctrl-C is the command's alone
         )
         try:
@@ -271,4 +281,10 @@ def _child() -> None:
 
     run = pickle.load(sys.stdin.buffer)
     threading.Thread(target=watch, daemon=True).start()
-    run.execute()
+    try:
+        run.execute()
+    except Exception as error:  # the last line of the log is the one that is reported
+        traceback.print_exc()
+        text = " ".join(str(getattr(error, "evalue", error)).split())  # a notebook's error is told by its kernel
+        print(f"{getattr(error, 'ename', type(error).__name__)}: {text}", file=sys.stderr)
+        sys.exit(1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from resattn import paths
 from resattn.config import TrainConfig
-from resattn.experiments.engine import is_record
+from resattn.experiments.engine import Run, accuracy, is_record
 from resattn.experiments.protocols import TABLE3
 from resattn.files import file_name
 
@@ -96,18 +96,7 @@ class Job:
         os.replace(partial, self.executed)
 
     def result(self) -> str:
-        if not self.record:
-            return "done"
-        return f"test accuracy {100 * json.loads(self.record.read_text())['metrics']['test_acc']:.2f} %"
-
-    def core_seconds(self) -> float:
-        """About how long one core of a CPU takes."""
-        if not self.config:
-            return _OTHER_SECONDS[self.notebook]
-        images = {"shapes": 5_400}.get(self.config.dataset, 45_000)
-        plain = not self.config.uses_maps or self.config.a == 0
-        rate = _CPU_RATE["plain" if plain else "masked"] * (224 / self.config.image_size) ** 2
-        return 16 + 1.05 * self.config.epochs * images / rate
+        return accuracy(self.record) if self.record else "done"
 
 
 def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, changes: dict[str, Any]) -> list[Job]:
@@ -143,6 +132,9 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
             merged = defaults[notebook] | parameters
             fields = {field.name for field in dataclasses.fields(TrainConfig)}
             config = TrainConfig.from_parameters(profile, **{key: merged[key] for key in merged if key in fields})
+            parameters["precision"] = (
+                config.precision
+            )  # decided here, or a worker with another device names its record otherwise
         return Job(name, notebook, stage, parameters, config, folder)
 
     names = {name: file_name(Path(name).name) for name in datasets}
@@ -163,11 +155,23 @@ def _below_root(path: Path) -> str:
     return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
 
 
-def seconds_on(jobs: Iterable[Job], n_workers: int, threads: int) -> float:
-    """About how long CPU workers with so many cores each take for the jobs, stage by stage."""
+def core_seconds(run: Run) -> float:
+    """About how long one core of a CPU takes for a notebook or a training."""
+    config = run.config
+    if not config:
+        return _OTHER_SECONDS[run.notebook]
+    images = {"shapes": 5_400}.get(config.dataset, 45_000)
+    plain = not config.uses_maps or config.a == 0
+    rate = _CPU_RATE["plain" if plain else "masked"] * (224 / config.image_size) ** 2
+    return 16 + 1.05 * config.epochs * images / rate
+
+
+def seconds_on(n_workers: int, runs: Iterable[Run]) -> float:
+    """About how long so many workers, which share this machine's cores, take for the runs, stage by stage."""
+    threads = max(1, (os.cpu_count() or 1) // n_workers)
     stages: dict[int, list[float]] = {}
-    for job in jobs:
-        stages.setdefault(job.stage, []).append(job.core_seconds() / threads)
+    for run in runs:
+        stages.setdefault(run.stage, []).append(core_seconds(run) / threads)
     return sum(max(max(seconds), sum(seconds) / n_workers) for seconds in stages.values())
 
 

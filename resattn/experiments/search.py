@@ -4,21 +4,17 @@ Scored by validation accuracy; no trial sees the test split. The trials run on t
 and start a search as you like. Also ``python -m resattn search``.
 """
 
-import argparse
 import dataclasses
 import json
 import math
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resattn import paths
-from resattn.config import PAPER, TrainConfig, add_settings, chosen_settings
+from resattn.config import PAPER, TrainConfig
 from resattn.experiments.engine import Engine
-from resattn.experiments.notebooks import add_workers
 from resattn.files import digest, write_json
 
 _STAGES = ("random", "paper", "grid", "confirm")
@@ -151,16 +147,14 @@ class Trial:
         from resattn.data.datasets import Split, load_dataset
         from resattn.training.checkpoint import save_checkpoint
         from resattn.training.environment import describe_environment
-        from resattn.training.trainer import Run, find_device
+        from resattn.training.trainer import Trainer, find_device
 
         point, checkpoint, diverged = self.point, self.folder / f"{self.name}.pt", None
         config = dataclasses.replace(self.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
         data = load_dataset(config.dataset, config.root, size=config.size)
         masks = None if data.train.masks is None else data.train.masks[:2]
-        unseen = Split(
-            data.train.images[:2], data.train.labels[:2], masks
-        )  # so that no trial can look at the test split
-        run = Run(config, dataclasses.replace(data, test=unseen), find_device(config.device))
+        unseen = Split(data.train.images[:2], data.train.labels[:2], masks)  # no trial can look at the test split
+        run = Trainer(config, dataclasses.replace(data, test=unseen), find_device(config.device))
         run.resume(checkpoint)
         try:
             while run.epoch < config.epochs:
@@ -199,7 +193,6 @@ def search(
         RuntimeError: trials failed; the message names one.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
 
     from resattn.data.datasets import load_dataset
 
@@ -208,19 +201,17 @@ def search(
     folder = journal.parent / f"{journal.stem}.trials" / plan.name
     with Engine(folder, jobs, scheduler) as engine:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
         study = optuna.create_study(study_name=plan.name, storage=storage, direction="maximize", load_if_exists=True)
         for stage in (
             lambda: plan.first_points(),
             lambda: plan.grid_points(best_point(study, ("random",))),
             lambda: plan.confirmation_points(best_point(study, ("random", "grid", "paper"))),
         ):
-            missing = [point for point in stage() if point.name not in _ended(study)]
-            trials = [Trial(plan.config, point, folder) for point in missing]
-            for trial in filter(Trial.finished, trials):  # by a command that was stopped just then
-                _keep(study, trial)
+            ended = _ended(study)
+            trials = [Trial(plan.config, point, folder) for point in stage() if point.name not in ended]
             failures = []
-            for trial, failure in engine.run(trial for trial in trials if trial.name not in _ended(study)):
+            for trial, failure in engine.run(trials):
                 if failure:
                     failures.append(f"{trial.name}: {failure}")
                     continue
@@ -250,19 +241,18 @@ def _ended(study: Any) -> dict[str, Any]:
 def _keep(study: Any, trial: Trial) -> None:
     """Put the point and its outcome into the study, in one write: whoever is killed before it finds the outcome where it was."""
     import optuna
+    from optuna.distributions import FloatDistribution
 
     outcome, point = json.loads(trial.outcome.read_text(encoding="utf-8")), asdict(trial.point)
     values = {name: point[name] for name in ("lr", "weight_decay")}
-    ranges = {name: (min(value, 1e-6), max(value, 1.0)) for name, value in values.items()}
+    ranges = {name: FloatDistribution(min(value, 1e-6), max(value, 1.0), log=True) for name, value in values.items()}
     accuracies = [0.0] if outcome["diverged"] else [entry["val_acc"] for entry in outcome["epochs"]]
     study.add_trial(
         optuna.create_trial(
             state=optuna.trial.TrialState.PRUNED if outcome["diverged"] else optuna.trial.TrialState.COMPLETE,
             value=accuracies[-1],
             params=values,
-            distributions={
-                name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in ranges.items()
-            },
+            distributions=ranges,
             user_attrs={"point": point | {"name": trial.name}} | outcome,
             intermediate_values=dict(enumerate(accuracies, 1)),
         )
@@ -287,48 +277,13 @@ def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
     environment["versions"]["optuna"] = importlib.metadata.version("optuna")
     about = {"seed": plan.config.seed} | {name: getattr(plan, name) for name in ("trials", "grid", "span", "confirm")}
     about["ranges"] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
-    record = {"study": plan.name, "config": plan.settings(), "search": about, "trials": trials}
-    record["environment"] = environment
+    record = {
+        "study": plan.name,
+        "config": plan.settings(),
+        "search": about,
+        "trials": trials,
+        "environment": environment,
+    }
     if out is not None:
         write_json(out, record)
     return record
-
-
-def _sides(text: str) -> tuple[int, int]:
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"must be two whole numbers such as 5x5, got {text!r}")
-    return int(sides[0]), int(sides[1])
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb ``search``."""
-    default = {field.name: field.default for field in dataclasses.fields(SearchPlan)}
-    add = parser.add_argument
-    add("--trials", type=int, default=default["trials"], help="random points (default %(default)s)")
-    add("--grid", type=_sides, default=default["grid"], help="learning rates x weight decays (default 5x5)")
-    add("--span", type=float, default=default["span"], help="grid's share of the ranges (default %(default)s)")
-    add("--confirm", type=int, default=default["confirm"], help="further seeds for the best (default %(default)s)")
-    for name in ("lr", "weight_decay"):
-        option, (low, high) = f"--{name.replace('_', '-')}-range", default[name]
-        shown = f"default {low:g} {high:g}"
-        add(option, type=float, nargs=2, metavar=("LOW", "HIGH"), default=(low, high), help=shown)
-    add("--storage", type=Path, default=paths.RUNS / "search" / "search.journal", help="Optuna's journal file")
-    add("--out", type=Path, help="the record (default: STUDY.json beside the journal)")
-    add_workers(parser)
-    add_settings(parser, without=("lr", "weight_decay"))
-
-
-def main(options: dict[str, Any]) -> int:
-    """Search learning rate and weight decay, and write the record."""
-    ranges = {name: tuple(options[f"{name}_range"]) for name in ("lr", "weight_decay")}
-    numbers = {name: options[name] for name in ("trials", "grid", "span", "confirm")}
-    plan = SearchPlan(chosen_settings(options), **numbers, **ranges)
-    out = options["out"] or options["storage"].with_name(f"{plan.name}.json")
-    try:
-        search(plan, options["storage"], out=out, jobs=options["jobs"], scheduler=options["scheduler"])
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"record: {out}")
-    return 0

@@ -14,7 +14,7 @@ from resattn.attention.maps import aggregate_heads, attention_maps, border_contr
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import cls_attention, load_vit, vit_input
 from resattn.config import FORMS
-from resattn.data.augment import normalise
+from resattn.data.augment import normalize
 from resattn.data.datasets import Dataset, channel_stats
 from resattn.models.checkpoints import demo_weights, load_trained, trained_config
 from resattn.models.resattn import ResAttnNet, coefficients
@@ -157,7 +157,7 @@ class Explorer:
                 f"weights must be trained on the data set that is shown, {self.data.name!r} with {len(self.data.classes)} classes; "
                 f"got ones trained on {self.config.dataset!r} with {len(self.net.fc.bias)}"
             )
-        return net(normalise(view.picture.pixels[None], self.mean, self.std), view.attention[None])[0]
+        return net(normalize(view.picture.pixels[None], self.mean, self.std), view.attention[None])[0]
 
     def _network(self, a: float, form: str) -> ResAttnNet:
         """The network with another strength and form; it shares its weights with ``net``."""

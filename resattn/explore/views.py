@@ -106,9 +106,9 @@ def _draw_bars(ax: Axes, picture: Picture, answer: Answer, trained: Answer, clas
         ax.text(
             120, row, f"{float(answer.scores[k]):+.1f}", fontsize=7, ha="right", va="center_baseline", color="#555555"
         )
-    ax.text(120, -0.85, "score", fontsize=7, ha="right", color="#555555")
+    ax.text(1.2, 1.05, "score", transform=ax.transAxes, fontsize=7, ha="right", color="#555555")
     verdict = "" if picture.label is None else (", right" if predicted == picture.label else ", wrong")
-    ax.set_title(f"{answer.form}, a = {answer.a:g}: {classes[predicted]}{verdict}", loc="left", fontsize=9)
+    ax.set_title(f"{answer.form}, a = {answer.a:g}: {classes[predicted]}{verdict}", loc="left", fontsize=9, pad=9)
     ax.set(xlim=(0, 100), ylim=(len(order) - 0.5, -0.5), xlabel="probability (%); outline: as trained")
     ax.spines[:].set_visible(False)
     ax.grid(axis="y", visible=False)
@@ -121,10 +121,10 @@ def _draw_sweep(ax: Axes, answer: Answer, trained: Answer, sweep: Tensor, classe
     for (colour, line), k, height in zip(_LINES, likeliest, heights, strict=False):
         ax.plot(SWEEP, 100 * sweep[:, k], color=colour, linestyle=line, linewidth=1.6)
         ax.text(1.03, height, classes[k], color=colour, va="center_baseline")
-    ax.axvline(answer.a, color=ATTENTION, linewidth=2.5, alpha=0.6)
+    ax.axvline(answer.a, color=ATTENTION, linewidth=2.5, alpha=0.6, clip_on=False)
     if answer.form == trained.form:
         ax.plot(trained.a, 100, marker="v", markersize=8, color="#222222", clip_on=False)
-    ax.set_title(f"probability (%) by a, {answer.form}", loc="left", fontsize=9)
+    ax.set_title(f"probability (%) by a, {answer.form}", loc="left", fontsize=9, pad=9)
     ax.set(xlim=(0, 1), ylim=(0, 100), xlabel=f"a; trained at {trained.a:g}, {trained.form}")
     ax.spines[:].set_visible(False)
 

@@ -1,24 +1,46 @@
 """Networks by their settings: building one with its seed's weights, saving it, and getting a trained one back."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from resattn.config import TrainConfig
+from resattn.attention.tiny import seeded
+from resattn.config import LEARNED, TIMM_MODELS, TrainConfig
 from resattn.files import atomic_write
+from resattn.models.learned import LearnedMap
 from resattn.models.resattn import ResAttnNet
 from resattn.models.resnet import resnet8
 
 _DEMO_FORMS = ("printed", "gated")
 
 
-def build_model(config: TrainConfig, num_classes: int, attention_channels: int = 1) -> nn.Module:
-    """The network of ``config`` with its seed's initial weights, on the CPU."""
+def build_model(
+    config: TrainConfig,
+    num_classes: int,
+    attention_channels: int = 1,
+    channel_stats: tuple[Tensor, Tensor] = (torch.zeros(3), torch.ones(3)),
+) -> nn.Module:
+    """The network of ``config`` with its seed's initial weights, on the CPU.
+
+    ``channel_stats`` are the mean and standard deviation that images are normalized by, for a ViT inside the network.
+    """
+    if config.uses_maps and config.source == LEARNED:
+        net = build_model(dataclasses.replace(config, source="uniform"), num_classes)
+        return LearnedMap(net, config.weights, config.seed, *channel_stats)
     generator = torch.Generator().manual_seed(config.seed)
-    options = {"widths": config.widths, "image_size": config.image_size, "generator": generator}
+    options = {"image_size": config.image_size, "generator": generator}
+    if config.model in TIMM_MODELS:
+        import timm
+
+        from resattn.models.gate import gate_residuals
+
+        net = seeded(config.seed, lambda: timm.create_model(config.model, num_classes=num_classes))
+        return gate_residuals(net, config.a, config.form, attention_channels, **options)
+    options |= {"widths": config.widths, "depths": config.depths}
     if config.model != "resattn":
         return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
     return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
@@ -48,9 +70,10 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
     config = trained_config(path)
     try:
         weights = load_file(path)
-        num_classes = num_classes or len(weights["fc.bias"])
+        inside = "net." if config.uses_maps and config.source == LEARNED else ""
+        num_classes = num_classes or len(weights[f"{inside}fc.bias"])
         if attention_channels is None:
-            attention_channels = weights["attention_stem.0.weight"].shape[1] if config.model == "resattn" else 1
+            attention_channels = weights[f"{inside}attention_stem.0.weight"].shape[1] if config.has_form else 1
         model = build_model(config, num_classes, attention_channels)
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:

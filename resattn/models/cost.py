@@ -1,5 +1,6 @@
-"""What a network costs, counted: parameters that reach the scores, and multiply-adds for one image."""
+"""What a network costs: parameters that reach the scores and multiply-adds for one image, counted; images a second, measured."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resattn.config import WIDTHS, TrainConfig
+from resattn.config import DEPTHS, GATED_FORMS, WIDTHS, TrainConfig
 from resattn.models.checkpoints import build_model
 from resattn.models.stem import ResizedPatchStem
 
@@ -37,6 +38,36 @@ def network_cost(config: TrainConfig, num_classes: int = 10, attention_channels:
     scores = net(torch.zeros(2, 3, 32, 32), torch.zeros(2, attention_channels, 28, 28) if config.uses_maps else None)
     F.cross_entropy(scores, torch.tensor([0, 1])).backward()
     return Cost(sum(p.numel() for p in net.parameters() if p.grad is not None), sum(macs))
+
+
+def images_per_second(config: TrainConfig, num_classes: int = 10, repeats: int = 3) -> float:
+    """How many 32x32 images the network trains on in a second on the CPU, forward and backward; the fastest of ``repeats`` batches."""
+    net = build_model(config, num_classes).to(memory_format=torch.channels_last)
+    images = torch.randn(config.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    maps = torch.rand(config.batch_size, 1, 28, 28) if config.uses_maps else None
+    labels = torch.arange(config.batch_size) % num_classes
+    seconds = []
+    for _ in range(1 + repeats):  # the first one sets things up
+        start = time.perf_counter()
+        F.cross_entropy(net(images, maps), labels).backward()
+        seconds.append(time.perf_counter() - start)
+    return config.batch_size / min(seconds[1:])
+
+
+def cost_table(depths: Sequence[int] = tuple(DEPTHS), image_size: int = 224, repeats: int = 3) -> list[dict]:
+    """What the standard network of each depth costs, and with it masked: a row each, for a data frame.
+
+    Keys are "depth", "form" (None for the standard network; "printed" costs what "gated" does), "parameters", "macs" and
+    "images_per_second".
+    """
+    rows = []
+    for depth in depths:
+        for form in (None, *GATED_FORMS):
+            network = {"model": "resnet8"} if form is None else {"form": form, "a": 1.0}
+            config = TrainConfig(**network, depths=DEPTHS[depth], image_size=image_size, batch_size=32)
+            rows.append({"depth": depth, "form": form} | network_cost(config)._asdict())
+            rows[-1]["images_per_second"] = images_per_second(config, repeats=repeats)
+    return rows
 
 
 def matched_widths(target: int, cost: Callable[[Sequence[int]], int]) -> tuple[int, ...]:

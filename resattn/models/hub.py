@@ -1,4 +1,4 @@
-"""The networks by name: for ``torch.hub.load(repository, "resattn8")``, and after :func:`register` for ``timm.create_model("resattn8")``."""
+"""The networks by name: for ``torch.hub.load(repository, "resattn8")``, and after :func:`register` for ``timm.create_model("resnet8")``."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def resattn8(pretrained: bool = False, **options: Any) -> ResAttnNet:
     """ResNet8 with attention-gated skip connections. Call it as ``net(image, attention)``; ``net(image)`` will do at a = 0.
 
     Args:
-        pretrained: must be False; weights trained elsewhere load with ``checkpoint_path=`` in timm, or ``load_state_dict``.
+        pretrained: must be False; weights trained elsewhere load with ``load_state_dict``, or ``checkpoint_path=`` in timm.
         options: as for :class:`resattn.ResAttnNet`: ``num_classes``, ``a``, ``form``, ``image_size``, ... ``in_chans`` must be 3.
 
     Raises:
@@ -28,12 +28,14 @@ def resnet8(pretrained: bool = False, **options: Any) -> ResNet:
 
 
 def register() -> None:
-    """Enter both into timm's registry, unless it has a network of that name."""
+    """Enter ``resnet8`` into timm's registry, unless it has a network of that name.
+
+    ``resattn8`` stays out: timm's scripts call ``net(image)``, and it needs a map.
+    """
     from timm.models import is_model, register_model
 
-    for network in (resattn8, resnet8):
-        if not is_model(network.__name__):
-            register_model(network)
+    if not is_model("resnet8"):
+        register_model(resnet8)
 
 
 def _build(name: str, network: Any, pretrained: bool, options: dict[str, Any]) -> Any:

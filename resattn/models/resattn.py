@@ -15,7 +15,7 @@ Two more forms are controls, to tell what in the printed equation does the work.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -106,7 +106,7 @@ class ResAttnNet(nn.Module):
         )
         self.form = form
         for branch in (self.stem, self.blocks, self.fc, self.attention_stem, self.attention_blocks):
-            initialise(branch, generator)
+            initialize(branch, generator)
 
     @property
     def a(self) -> float:
@@ -133,7 +133,7 @@ class ResAttnNet(nn.Module):
         """Class scores.
 
         Args:
-            image: float (B, 3, h, w), normalised; any h, w (the stem resizes).
+            image: float (B, 3, h, w), normalized; any h, w (the stem resizes).
             attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
 
         Returns:
@@ -154,22 +154,12 @@ class ResAttnNet(nn.Module):
         Args:
             attention: float (B, K, h', w') in [0, 1].
         """
-        channels = self.attention_stem[0].weight.shape[1]
-        if attention.ndim != 4 or attention.shape[1] != channels:
-            raise ValueError(f"attention must be (B, {channels}, h, w), got {tuple(attention.shape)}")
-        first = 1 if self._form == "residual" else 0
-        masks = [self.attention_stem(attention)]
-        for block in self.attention_blocks[: first + len(self.blocks) - 1]:
-            masks.append(block(masks[-1]))
-        return masks[first:]
+        check_maps(attention, self.attention_stem[0].weight.shape[1])
+        return chain_masks(self.attention_stem(attention), self.attention_blocks, self._form, len(self.blocks))
 
     def _masks_for(self, image: Tensor, attention: Tensor | None, used: Coefficients) -> list[Tensor | None]:
-        if attention is not None and len(attention) != len(image):
-            raise ValueError(f"attention must hold one map an image: got {len(attention)} maps for {len(image)} images")
-        if not used.feature_gate and not (used.skip and used.gate):
+        if not needs_masks(image, attention, used):
             return [None] * len(self.blocks)
-        if attention is None:
-            raise ValueError(f"attention must be given where a > 0 (a = {self._a})")
         return self.masks(attention)
 
 
@@ -189,15 +179,15 @@ class ClassificationBlock(nn.Module):
 
         The mask has the shape of ``x`` where it gates the skip, that of the result where it gates the feature.
         """
-        # Batch normalisation does not need its output again, so what follows may be made in its place.
+        # Batch normalization does not need its output again, so what follows may be made in its place.
         feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
-        feature = _gate(feature, mask, used.feature, used.feature_gate)
+        feature = apply_gate(feature, mask, used.feature, used.feature_gate)
         if used.skip:
-            feature = feature.add_(self.projection(_gate(x, mask, used.open, used.gate)), alpha=used.skip)
+            feature = feature.add_(self.projection(apply_gate(x, mask, used.open, used.gate)), alpha=used.skip)
         return feature.relu_()
 
 
-def _gate(x: Tensor, mask: Tensor | None, open: float, gate: float) -> Tensor:
+def apply_gate(x: Tensor, mask: Tensor | None, open: float, gate: float) -> Tensor:
     """``x * (open + gate * mask)``, without the products by one and the sums with zero; by a number alone in place."""
     if not gate:
         return x if open == 1 else x.mul_(open)
@@ -206,20 +196,48 @@ def _gate(x: Tensor, mask: Tensor | None, open: float, gate: float) -> Tensor:
     return x * (open + gate * mask)
 
 
-def attention_block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """One block of the attention branch: two convolutions, then a sigmoid; strides as the classification block's (Fig. 2)."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.Sigmoid(),
-    )
+def needs_masks(image: Tensor, attention: Tensor | None, used: Coefficients) -> bool:
+    """Whether masks gate anything; ValueError where they do and there is no map, or not one map an image."""
+    if attention is not None and len(attention) != len(image):
+        raise ValueError(f"attention must hold one map an image: got {len(attention)} maps for {len(image)} images")
+    needed = bool(used.feature_gate or (used.skip and used.gate))
+    if needed and attention is None:
+        raise ValueError("attention must be given where a > 0")
+    return needed
 
 
-def initialise(branch: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Kaiming normal weights (Sec. 5.1), zero biases, and batch normalisations at the identity, in the order of definition."""
+def check_maps(attention: Tensor, channels: int) -> None:
+    """ValueError unless the maps are (B, channels, h, w)."""
+    if attention.ndim != 4 or attention.shape[1] != channels:
+        raise ValueError(f"attention must be (B, {channels}, h, w), got {tuple(attention.shape)}")
+
+
+def chain_masks(first: Tensor, blocks: Iterable[nn.Module], form: str, n: int) -> list[Tensor]:
+    """The masks of ``n`` blocks: x_a(0) is ``first``, each attention block makes the next; the residual form starts at x_a(1)."""
+    start = 1 if form == "residual" else 0
+    masks = [first]
+    for block, _ in zip(blocks, range(start + n - 1), strict=False):
+        masks.append(block(masks[-1]))
+    return masks[start:]
+
+
+def attention_block(in_channels: int, out_channels: int, stride: int, squeezed: int | None = None) -> nn.Sequential:
+    """One block of the attention branch; strides as the classification block's (Fig. 2), a sigmoid at the end.
+
+    Two 3x3 convolutions, or where ``squeezed`` is given a bottleneck of that many channels: 1x1, 3x3, 1x1 (Sec. 6).
+    """
+    shapes = [(in_channels, out_channels, 3, stride), (out_channels, out_channels, 3, 1)]
+    if squeezed is not None:
+        shapes = [(in_channels, squeezed, 1, 1), (squeezed, squeezed, 3, stride), (squeezed, out_channels, 1, 1)]
+    layers: list[nn.Module] = []
+    for inputs, outputs, side, step in shapes:
+        convolution = nn.Conv2d(inputs, outputs, side, step, side // 2, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1], nn.Sigmoid())
+
+
+def initialize(branch: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Kaiming normal weights (Sec. 5.1), zero biases, and batch normalizations at the identity, in the order of definition."""
     for module in branch.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, ResizedPatchStem)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)

@@ -48,7 +48,7 @@ class ResNet(nn.Module):
                 block.attention = attention_module(attention, block.conv2.out_channels, generator)
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
-        """float (B, 3, h, w), normalised, to class scores (B, num_classes)."""
+        """float (B, 3, h, w), normalized, to class scores (B, num_classes)."""
         features = self.blocks(self.stem(image))
         return self.fc(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
@@ -93,17 +93,20 @@ def resnet8(
     num_classes: int = 10,
     *,
     widths: Sequence[int] = (16, 32, 64),
+    depths: Sequence[int] = (1, 1, 1),
     image_size: int = 224,
     attention: str | None = None,
     generator: torch.Generator | None = None,
 ) -> ResNet:
-    """The standard ResNet8: one basic block in each of three stages (6n + 2 layers with n = 1).
+    """The standard ResNet8: one basic block in each of three stages (6n + 2 layers with n = 1); deeper with other ``depths``.
 
     Args:
         num_classes: length of the score vector.
-        widths: channels of the three stages.
+        widths, depths: channels and blocks of each stage; n = 3, 5, 9 blocks make ResNet20, 32, 56.
         image_size: side the image is resized to inside the stem, in pixels.
         attention: a known attention module in each block: "se" (Hu et al. 2018), "eca" (Wang et al. 2020), "cbam" (Woo et al. 2018).
         generator: source of the initial weights; None means PyTorch's global one.
     """
-    return ResNet(num_classes, widths, (1,) * len(widths), image_size, generator, attention)
+    if len(widths) != len(depths) or min(*widths, *depths) < 1:
+        raise ValueError(f"widths and depths must be equally long and positive, got {widths} and {depths}")
+    return ResNet(num_classes, widths, depths, image_size, generator, attention)

@@ -45,7 +45,7 @@ class ResizedPatchStem(nn.Module):
         mode: "bicubic" (Sec. 4), "bilinear" or "nearest".
 
     Attributes:
-        weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalisation follows.
+        weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalization follows.
         taps_<length>: for each side that the joint convolution is used for, (outputs per period, patch, window): the share of each
             input pixel in each pixel of a patch. Buffers that stay out of the state dict, in the weight's dtype, on its device.
     """
@@ -54,8 +54,8 @@ class ResizedPatchStem(nn.Module):
         self, in_channels: int, out_channels: int, patch: int = 4, image_size: int = 224, mode: str = "bicubic"
     ):
         super().__init__()
-        if patch < 1 or image_size < patch or image_size % patch:
-            raise ValueError(f"image_size must be a positive multiple of patch ({patch}), got {image_size}")
+        if patch < 1 or not isinstance(image_size, int) or image_size < patch or image_size % patch:
+            raise ValueError(f"image_size must be a positive multiple of patch ({patch}), got {image_size!r}")
         if mode not in _MODES:
             raise ValueError(f"mode must be one of {', '.join(_MODES)}; got {mode!r}")
         self.patch, self.image_size, self.mode = patch, image_size, mode

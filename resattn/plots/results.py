@@ -30,11 +30,11 @@ def distillation_figure(record: dict) -> Figure:
     axes[0].text(x[0], np.log(record["config"]["prototypes"]), " ln K", va="bottom", color="#777777", fontsize=8)
     axes[0].set(ylabel="nats")
     axes[0].legend(fontsize=8)
-    axes[1].plot(x, [entry["mass_ratio"] for entry in epochs], marker="o", color="#0072b2")
+    axes[1].plot(x, [entry["energy_ratio"] for entry in epochs], marker="o", color="#0072b2")
     axes[1].axhline(1, color="#999999", linewidth=1)
-    axes[1].set(ylabel="mass ratio on the object", ylim=(0, None))
+    axes[1].set(ylabel="energy inside / area of the object", ylim=(0, None))
     axes[2].plot(
-        x, [100 * entry["peak_inside"] for entry in epochs], marker="o", color="#0072b2", label="peak inside the object"
+        x, [100 * entry["pointing_game"] for entry in epochs], marker="o", color="#0072b2", label="pointing game"
     )
     axes[2].plot(
         x,
@@ -84,7 +84,7 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
     says its own.
     """
     table = accuracy_table(runs)
-    figure, ax = plt.subplots(figsize=(7, 0.36 * len(table) + 1.1))
+    figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(table) + 1.1))
     for i, row in enumerate(table.itertuples()):
         style = style_of(row.network)
         values = 100 * runs.loc[runs["network"] == row.network, "test_acc"]
@@ -170,16 +170,13 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 def _title(runs: pd.DataFrame, protocol: str) -> str:
-    """Data set, and below it the protocol and how many seeds the networks have."""
+    """Data set and how many seeds the networks have, and below it the protocol."""
     dataset, preset = runs["dataset"].iloc[0], runs["preset"].iloc[0]
     seeds = runs.groupby("network")["seed"].nunique()
-    counted = (
-        f"{seeds.min()} to {seeds.max()} seeds"
-        if seeds.nunique() > 1
-        else f"{seeds.max()} seed{'s' if seeds.max() > 1 else ''}"
-    )
+    low, high = seeds.min(), seeds.max()
+    counted = f"{low} to {high} seeds" if low < high else f"{high} seed{'s' if high > 1 else ''}"
     named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
-    return f"{dataset}{named}\n{protocol}, {counted}"
+    return f"{dataset}{named}, {counted}\n{protocol}"
 
 
 def live_curve(n_epochs: int) -> Callable[[list[dict]], None]:

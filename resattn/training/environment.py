@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +21,6 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 def describe_environment(device: torch.device, revision: str | None) -> dict:
     """Device, threads, versions, the given code revision, peak memory of this process and the time, ready for JSON."""
     cuda = device.type == "cuda"
-    peak = (
-        torch.cuda.max_memory_allocated(device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
     return {
         "device": torch.cuda.get_device_name(device) if cuda else processor_name(),
         "instruction_set": instruction_set(),
@@ -32,18 +28,25 @@ def describe_environment(device: torch.device, revision: str | None) -> dict:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "revision": revision,
-        "peak_memory_mb": round(peak / 2**20, 1),
+        "peak_memory_mb": round(peak / 2**20, 1) if (peak := _peak_memory(device)) else None,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def keep_freed_memory() -> None:
+def tune_process(device: torch.device) -> None:
+    """What an entry point does once for its whole process: compiled code is kept once a machine, and freed memory for the next step."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
+    if device.type == "cpu":
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step instead of giving it back to the system each time.
 
     A training step on the CPU allocates some 25 MB at a time; handing those back and faulting them in anew costs about a tenth of
     the step. Does nothing where the C library has no ``mallopt``.
     """
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
             mallopt(option, value)
@@ -78,13 +81,20 @@ def processor_name() -> str:
 
 
 def code_revision() -> str | None:
-    """The commit of the checkout, with "+" where tracked files differ from it; None outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(paths.CHECKOUT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    """The commit of the checkout as ``git describe`` names it, with "-dirty" where tracked files differ; None outside a checkout."""
+    command = ["git", "-C", str(paths.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Bytes that this process has held at most, on the GPU if it is one; None where the system does not tell (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -5,25 +5,28 @@ there and, on the CPU, ends with the same weights, bit for bit, as one that was 
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import dataset_maps
-from resattn.config import CLS_SOURCES, TrainConfig
-from resattn.data.augment import augment, normalise
+from resattn.attention.sources import object_focus
+from resattn.config import CLS_SOURCES, LEARNED, TrainConfig
+from resattn.data.augment import augment
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
 from resattn.models.checkpoints import build_model, save_weights
+from resattn.models.learned import LearnedMap, learned_maps
 from resattn.progress import clock, track
+from resattn.training import distributed
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
-from resattn.training.environment import code_revision, describe_environment, keep_freed_memory
+from resattn.training.environment import code_revision, describe_environment, tune_process
+from resattn.training.evaluation import autocast, evaluate
 
 # A GPU likes few, large kernels; on a CPU the noise and index arrays of many images only fill memory and caches.
 _IMAGES_AUGMENTED_TOGETHER = {"cuda": 2048, "cpu": 512}
@@ -50,27 +53,32 @@ def train(
     Returns:
         The record, ready for JSON: "config" as :meth:`TrainConfig.identity`; "metrics" with "test_acc" (last epoch),
         "test_acc_at_best_val" (the epoch with the highest validation accuracy, the first of equals), "best_val_epoch",
-        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; "parameters", how many
-        the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
+        "test_loss" and "epochs", a list with "train_loss", "val_loss", "val_acc", "lr" and "seconds"; for learned maps, where
+        true masks exist, "map_focus" as :func:`object_focus` gives it; "parameters", how many the network has; "environment". Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
 
     Raises:
         ValueError: the data set or the maps cannot be had as asked.
         FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
         OSError: a file could not be written; the next call goes on from the last checkpoint.
     """
-    device = find_device(config.device)
     folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
-    run = Run(config, load_dataset(config.dataset, config.root, size=config.size), device)
-    run.resume(folder / "checkpoint.pt")
-    while run.epoch < config.epochs:
-        run.train_epoch()
-        save_checkpoint(folder / "checkpoint.pt", run.state())
-        (on_epoch or _print_epoch(config.epochs))(run.history)
-    record = run.finish()
-    save_weights(run.model, folder / "weights.safetensors", config)
-    if records is not None:
-        write_json(Path(records) / f"{config.slug}.json", record)
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    with distributed.joined(find_device(config.device)) as device:
+        tune_process(device)
+        with distributed.first_alone():
+            data = load_dataset(config.dataset, config.root, size=config.size)
+        run = Trainer(config, data, device)
+        run.resume(folder / "checkpoint.pt")
+        while run.epoch < config.epochs:
+            run.train_epoch()
+            if distributed.rank() == 0:
+                save_checkpoint(folder / "checkpoint.pt", run.state())
+                (on_epoch or _print_epoch(config.epochs))(run.history)
+        record = run.finish()
+        if distributed.rank() == 0:
+            save_weights(run.model, folder / "weights.safetensors", config)
+            if records is not None:
+                write_json(Path(records) / f"{config.slug}.json", record)
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
     return record
 
 
@@ -95,46 +103,16 @@ def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str = "float32"
-) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over a split whose tensors lie on the model's device; ``maps`` as the model takes them."""
-    was_training = model.training
-    model.eval()
-    loss, correct = count_correct(model, split, maps, mean, std, precision)
-    model.train(was_training)
-    return float(loss) / len(split), float(correct) / len(split)
-
-
-@torch.no_grad()
-def count_correct(
-    model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str
-) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy and number of correct answers, on the device: nothing waits for a number."""
-    device = split.images.device
-    loss, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(0, len(split), 250):
-        part = slice(start, start + 250)
-        with _autocast(device, precision):
-            images = normalise(split.images[part], mean, std).contiguous(memory_format=torch.channels_last)
-            scores = model(images, None if maps is None else maps[part]).float()
-        loss += F.cross_entropy(scores, split.labels[part], reduction="sum")
-        correct += (scores.argmax(1) == split.labels[part]).sum()
-    return loss, correct
-
-
-class Run:
+class Trainer:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
         self.config, self.device, self.data = config, device, data
-        if device.type == "cpu":
-            keep_freed_memory()
         self.revision = code_revision()  # now: the checkout may move on while the run lasts
         n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
         fit, val = stratified_split(data.train.labels, n_val, config.seed)
-        train_maps, self.test_maps = self._maps(data)
+        with distributed.first_alone():
+            train_maps, self.test_maps = self._maps(data)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data.train.images))
         self.fit, self.fit_maps = self._take(data.train, train_maps, fit)
         self.val, self.val_maps = self._take(data.train, train_maps, val)
@@ -142,9 +120,16 @@ class Run:
             raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
 
         channels = 1 if train_maps is None else train_maps.shape[1]
-        self.model = build_model(config, len(data.classes), channels).to(device, memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(),
+        model = build_model(config, len(data.classes), channels, (self.mean, self.std))
+        self.model = model.to(device, memory_format=torch.channels_last)
+        parameters = getattr(self.model, "parameter_groups", self.model.parameters)()
+        if (n := distributed.n_processes()) > 1:
+            if config.batch_size % n:
+                raise ValueError(f"batch_size must be a multiple of the {n} processes, got {config.batch_size}")
+            unused = config.model == "resattn" and (config.a == 0 or not config.uses_maps)
+            self.model, self.forward = distributed.wrap(self.model, device, unused)
+        self.optimizer = torch.optim.AdamW(
+            parameters,
             config.lr,
             (config.beta1, config.beta2),
             weight_decay=config.weight_decay,
@@ -152,7 +137,8 @@ class Run:
         )
         self.precision = config.precision
         compiled = device.type == "cuda" if config.compile is None else config.compile
-        self.forward = self._compiled() if compiled else self.model
+        if n == 1:  # together with several processes compilation is untried
+            self.forward = self._compiled() if compiled else self.model
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(device).manual_seed(config.seed)
         self.history: list[dict] = []
@@ -164,9 +150,6 @@ class Run:
 
         On CUDA the forward and the backward pass each become one CUDA graph. Evaluation is not compiled: it is rare.
         """
-        os.environ.setdefault(
-            "TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor")
-        )  # once a machine, not once a run
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
         before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         batch = torch.arange(self.config.batch_size, device=self.device)
@@ -201,7 +184,9 @@ class Run:
             losses[i] = loss
             if self.device.type == "cpu":  # where looking at a number costs nothing
                 self._check_finite(losses[: i + 1])
+        losses = distributed.total(losses) / distributed.n_processes()
         self._check_finite(losses)
+        distributed.copy_from_first(self.model.buffers())
         val_loss, val_acc = evaluate(self.model, self.val, self.val_maps, self.mean, self.std, self.precision)
         if not math.isfinite(val_loss):
             raise self._not_finite("validation loss", val_loss, len(losses))
@@ -214,7 +199,7 @@ class Run:
                 "train_loss": float(losses.mean()),
                 "val_loss": val_loss,
                 "val_acc": val_acc,
-                "lr": self.optimiser.param_groups[0]["lr"],
+                "lr": self.optimizer.param_groups[0]["lr"],
                 "seconds": round(elapsed, 3),
             }
         )
@@ -248,21 +233,23 @@ class Run:
         size = order.shape[1]
         for i, labels in enumerate(self.fit.labels[order]):
             batch = slice(i * size, (i + 1) * size)
-            yield images[batch], None if maps is None else maps[batch], labels
+            yield tuple(map(distributed.share, (images[batch], None if maps is None else maps[batch], labels)))
 
     def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
         """One update; returns the loss without waiting for it."""
+        self.optimizer.zero_grad(
+            set_to_none=True
+        )  # first: under CUDA graphs gradients lie where the next replay writes
         torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs returned may be written over
         loss = self._loss(self.forward, images, maps, labels)
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1)
+        self.optimizer.step()
         return loss.detach()
 
     def _loss(self, forward: Callable, images: Tensor, maps: Tensor | None, labels: Tensor) -> Tensor:
-        with _autocast(self.device, self.precision):
+        with autocast(self.device, self.precision):
             return F.cross_entropy(forward(images, maps).float(), labels)
 
     def _check_finite(self, losses: Tensor) -> None:
@@ -286,7 +273,7 @@ class Run:
             "config": self.config.identity(),
             "model": self.model.state_dict(),
             "best": self.best,
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
             "augmentation": self.augmentation.get_state(),
             "history": self.history,
@@ -298,7 +285,7 @@ class Run:
         if (state := load_checkpoint(checkpoint, self.config.identity(), self.device)) is None:
             return
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.order.set_state(state["order"].cpu())
         self.augmentation.set_state(state["augmentation"].cpu())
         self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
@@ -313,6 +300,9 @@ class Run:
         self.model.load_state_dict(self.best)
         _, test_acc_at_best_val = evaluate(self.model, test, *options)
         self.model.load_state_dict(last)
+        focus = {}
+        if isinstance(self.model, LearnedMap) and self.data.test.masks is not None:
+            focus["map_focus"] = object_focus(learned_maps(self.model, self.data.test.images), self.data.test.masks)
         self.seconds += time.perf_counter() - start
         accuracies = [entry["val_acc"] for entry in self.history]
         return {
@@ -322,16 +312,18 @@ class Run:
                 "test_loss": test_loss,
                 "test_acc_at_best_val": test_acc_at_best_val,
                 "best_val_epoch": 1 + accuracies.index(max(accuracies)),
+                **focus,
                 "epochs": self.history,
             },
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "environment": describe_environment(self.device, self.revision)
+            | ({"processes": n} if (n := distributed.n_processes()) > 1 else {})
             | {"precision": self.precision, "seconds": round(self.seconds, 2)},
         }
 
     def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Maps of the train and test images; None for a network that looks at none."""
-        if not self.config.uses_maps:
+        if not self.config.uses_maps or self.config.source == LEARNED:
             return None, None
         c = self.config
         options = {"heads": c.heads, "weights": c.weights} if c.source in CLS_SOURCES else {}
@@ -343,10 +335,6 @@ class Run:
         chosen = slice(None) if index is None else index
         part = Split(split.images[chosen].to(self.device), split.labels[chosen].to(self.device))
         return part, None if maps is None else maps[chosen].to(self.device)
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _print_epoch(n_epochs: int) -> EpochCallback:

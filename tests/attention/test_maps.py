@@ -8,7 +8,8 @@ from timm.utils import AttentionExtract
 
 from resattn import ATTENTION_SOURCES, attention_maps
 from resattn.attention import maps as attention_module
-from resattn.attention.maps import aggregate_heads, border_contrast, dataset_maps, min_max, object_focus
+from resattn.attention.maps import aggregate_heads, dataset_maps
+from resattn.attention.sources import SQUARE_SIDE, border_contrast, bounding_box, min_max, object_focus
 from resattn.attention.tiny import WEIGHTS
 from resattn.attention.vit import cls_attention, load_vit, vit_input
 from resattn.experiments.protocols import FOUR_HEADS
@@ -114,7 +115,7 @@ def test_attention_shares_sum_to_at_most_one():
     assert sums.max() > 0.3
 
 
-def test_the_vit_sees_bicubic_images_in_its_own_normalisation():
+def test_the_vit_sees_bicubic_images_in_its_own_normalization():
     vit = small_vit()
     images = images_of(2)
     expected = torch.nn.functional.interpolate(images / 255, (32, 32), mode="bicubic").clamp(0, 1)
@@ -264,9 +265,9 @@ def test_square_has_one_side_and_stays_inside():
 
 def test_square_is_as_large_as_most_objects_and_tells_nothing_of_their_size(shapes):
     masks = shapes.train.masks
-    boxes, squares = attention_module.bounding_box(masks), attention_maps(shapes.train.images, "square", masks=masks)
+    boxes, squares = bounding_box(masks), attention_maps(shapes.train.images, "square", masks=masks)
     sides = torch.cat([boxes.amax(dim).sum((1, 2)) for dim in (2, 3)])
-    assert sides.median() == attention_module.SQUARE_SIDE * 32
+    assert sides.median() == SQUARE_SIDE * 32
     for dim in (2, 3):
         assert (squares.amax(dim).sum((1, 2)) == 16).all()
     assert (squares * boxes).sum() > 0.8 * squares.sum()
@@ -275,6 +276,45 @@ def test_square_is_as_large_as_most_objects_and_tells_nothing_of_their_size(shap
 def test_oracle_is_the_masks(shapes):
     _, test = dataset_maps(shapes, "oracle")
     assert test.equal(shapes.test.masks)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        torch.zeros(4, 28, 28),
+        torch.zeros(4, 2, 28, 28),
+        torch.full((4, 1, 8, 8), float("nan")),
+        1.1 * torch.ones(4, 1, 8, 8),
+    ],
+    ids=["rank", "channels", "nan", "above one"],
+)
+@pytest.mark.parametrize("source", ["oracle", "box", "square"])
+def test_masks_that_are_none_are_refused(masks, source):
+    with pytest.raises(ValueError, match=r"masks must be \(N, 1, h, w\) in \[0, 1\]"):
+        attention_maps(images_of(4), source, masks=masks)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_batch_of_nothing_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number at least 1, got {batch_size}"):
+        attention_maps(images_of(2), "dino", model=TINY, weights="random", batch_size=batch_size)
+
+
+def test_weights_that_are_not_finite_give_no_maps(tmp_path):
+    """Scaled to [0, 1], NaN would be a map of exactly 0, and kept like a good one."""
+    vit = timm.create_model(TINY, num_classes=0)
+    vit.blocks[3].mlp.fc1.weight.data[0, 0] = float("nan")
+    torch.save(vit.state_dict(), tmp_path / "broken.pth")
+    for _ in range(2):  # the second time must not find them on disk
+        with pytest.raises(
+            ValueError, match=r"weights '.*broken.pth' of source 'dino' give attention that is not finite"
+        ):
+            attention_maps(images_of(2), "dino", model=TINY, weights=tmp_path / "broken.pth")
+
+
+def test_random_weights_are_not_replaced_by_trained_ones():
+    with pytest.raises(ValueError, match=r"weights must be 'pretrained' or a file .*'random'"):
+        attention_maps(images_of(2), "dino-tiny", weights="random")
 
 
 def test_saliency_of_an_image_is_its_own():
@@ -308,11 +348,11 @@ def test_saliency_finds_the_drawn_objects_better_than_the_controls(shapes):
         for source in ("saliency", "uniform", "center", "shuffled", "oracle")
     }
     for control in ("uniform", "center", "shuffled"):
-        for measure in ("mass_ratio", "peak_inside"):
+        for measure in ("energy_ratio", "pointing_game"):
             assert focus["saliency"][measure] > 1.3 * focus[control][measure], (control, measure)
-    assert focus["oracle"]["peak_inside"] == 1
-    assert focus["oracle"]["mass_ratio"] > focus["saliency"]["mass_ratio"]
-    assert focus["uniform"]["mass_ratio"] == pytest.approx(1)
+    assert focus["oracle"]["pointing_game"] == 1
+    assert focus["oracle"]["energy_ratio"] > focus["saliency"]["energy_ratio"]
+    assert focus["uniform"]["energy_ratio"] == pytest.approx(1)
 
 
 def test_object_focus_by_hand():
@@ -321,7 +361,7 @@ def test_object_focus_by_hand():
     maps = torch.zeros(2, 1, 4, 4)
     maps[0, 0, 0, 0] = 1  # all mass on the object
     maps[1, 0, 0, 0], maps[1, 0, 3, 3] = 1, 3  # a quarter of it
-    assert object_focus(maps, masks) == {"mass_ratio": pytest.approx((4 + 1) / 2), "peak_inside": 0.5}
+    assert object_focus(maps, masks) == {"energy_ratio": pytest.approx((4 + 1) / 2), "pointing_game": 0.5}
 
 
 def test_dataset_maps_takes_both_splits(shapes, monkeypatch):

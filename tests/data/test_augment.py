@@ -1,4 +1,4 @@
-"""Normalisation, and augmentation against torchvision's one image at a time (Sec. 4)."""
+"""Normalization, and augmentation against torchvision's one image at a time (Sec. 4)."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from scipy import stats
 from torch.nn import functional as F
 from torchvision import transforms
 
-from resattn.data.augment import augment, normalise
+from resattn.data.augment import augment, normalize
 from resattn.data.datasets import channel_stats
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)  # mean and standard deviation that leave pixels on [0, 1]
 
 
-# Normalisation
+# Normalization
 
 
 def test_channel_stats_are_numpys():
@@ -24,11 +24,11 @@ def test_channel_stats_are_numpys():
     np.testing.assert_allclose(std, scaled.std((0, 2, 3)), rtol=1e-6)
 
 
-def test_normalised_images_have_mean_zero_and_deviation_one(shapes):
+def test_normalized_images_have_mean_zero_and_deviation_one(shapes):
     images = shapes.test.images
-    normalised = normalise(images, *channel_stats(images))
-    torch.testing.assert_close(normalised.mean((0, 2, 3)), ZERO, atol=1e-3, rtol=0)
-    torch.testing.assert_close(normalised.std((0, 2, 3)), ONE, atol=1e-3, rtol=0)
+    normalized = normalize(images, *channel_stats(images))
+    torch.testing.assert_close(normalized.mean((0, 2, 3)), ZERO, atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalized.std((0, 2, 3)), ONE, atol=1e-3, rtol=0)
 
 
 # Crop and flip
@@ -146,7 +146,7 @@ def test_erased_pixels_are_unit_normal_noise():
     assert abs(np.corrcoef(red, green)[0, 1]) < 0.02
 
 
-def test_noise_is_added_after_normalisation():
+def test_noise_is_added_after_normalization():
     """Erased pixels are unit normal for any mean and deviation of the images."""
     images = torch.full((200, 3, 32, 32), 255, dtype=torch.uint8)
     mean, std = 0.5 * ONE, 0.01 * ONE  # the rest of each image is at 50
@@ -211,11 +211,11 @@ def test_a_map_is_not_erased():
 # The whole
 
 
-def test_nothing_to_do_is_normalisation_alone():
+def test_nothing_to_do_is_normalization_alone():
     images, maps = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8), torch.rand(9, 1, 28, 28)
     stats_ = channel_stats(images)
     after, maps_after = augment(images, maps, *stats_, torch.Generator().manual_seed(0), padding=0, flip=0, erase=0)
-    assert after.equal(normalise(images, *stats_))
+    assert after.equal(normalize(images, *stats_))
     torch.testing.assert_close(maps_after, maps)
 
 
@@ -255,3 +255,8 @@ def test_maps_can_be_left_where_they_are():
     assert kept.equal(maps)
     assert not moved_maps.equal(maps)
     assert moved.equal(again)
+
+
+def test_a_deviation_of_zero_is_refused():
+    with pytest.raises(ValueError, match="std must be above 0 in each channel"):
+        normalize(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), ZERO, torch.tensor([0.2, 0.0, 0.2]))

@@ -74,6 +74,25 @@ def test_other_colour_modes_become_rgb(make_folder, mode):
     assert (load_dataset(str(folder)).train.images[0] == 77).all()
 
 
+def test_16_bits_of_grey_are_scaled_and_not_cut_off(make_folder):
+    folder = make_folder()
+    levels = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(levels).save(folder / "train" / "crow" / "000.png")
+    image = load_dataset(str(folder)).train.images[0]
+    np.testing.assert_array_equal(image[0].flatten(), np.arange(256))
+    assert image[0].equal(image[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_of_unknown_range_are_refused_by_name(make_folder, dtype):
+    folder = make_folder()
+    Image.fromarray(np.linspace(0, 1, 256).reshape(16, 16).astype(dtype)).save(
+        folder / "train" / "crow" / "000.png", format="TIFF"
+    )
+    with pytest.raises(ValueError, match=r"train/crow/000.png cannot be read: its pixels are neither 8 nor 16 bits"):
+        load_dataset(str(folder))
+
+
 def test_files_that_are_no_images_are_left_alone(make_folder):
     folder = make_folder()
     (folder / "train" / "crow" / "notes.txt").write_text("caw")
@@ -296,6 +315,13 @@ def test_an_unreadable_image_is_named(make_folder, damage):
         load_dataset(str(folder))
 
 
+def test_a_dangling_link_is_named(make_folder):
+    folder = make_folder()
+    (folder / "test" / "duck" / "gone.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(ValueError, match=r"test/duck/gone.png cannot be read"):
+        load_dataset(str(folder))
+
+
 def test_mixed_sizes_are_named_with_the_remedy(make_folder):
     folder = make_folder()
     write_image(folder / "train" / "duck" / "001.png", np.zeros((12, 20, 3)))
@@ -311,7 +337,7 @@ def test_splits_of_different_size_are_named_with_the_remedy(make_folder):
         load_dataset(str(folder))
 
 
-@pytest.mark.parametrize("size", [0, -8])
+@pytest.mark.parametrize("size", [0, -8, 4097, 2**31])
 def test_a_size_that_is_none_is_named(make_folder, size):
     with pytest.raises(ValueError, match=r"^size must be"):
         load_dataset(str(make_folder()), size=size)
@@ -383,3 +409,11 @@ def test_every_sample_can_be_chosen():
 def test_a_validation_size_out_of_range_is_refused(n_val):
     with pytest.raises(ValueError, match=f"n_val must lie between 1 and 11 for 12 labels, got {n_val}"):
         stratified_split(shuffled_labels(6, 6), n_val)
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.rand(12), torch.zeros(3, 4, dtype=torch.int64), torch.arange(12) - 1], ids=str
+)
+def test_labels_that_are_none_are_refused(labels):
+    with pytest.raises(ValueError, match="labels must be whole numbers"):
+        stratified_split(labels, 3)

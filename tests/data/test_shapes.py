@@ -39,6 +39,24 @@ def test_classes_come_in_random_order():
     assert 0.05 < (np.diff(labels) == 0).mean() < 0.2
 
 
+def test_pixels_are_what_they_were():
+    """Records stand for these images: a change here would make them another data set."""
+    images, labels, masks = make_shapes(700, 1)
+    assert labels[:12].tolist() == [6, 4, 6, 9, 3, 4, 2, 4, 5, 6, 3, 1]
+    assert images[500:].mean() == pytest.approx(102.7785, abs=1e-3)  # processors round differently
+    assert masks[500:].mean(dtype=np.float64) == pytest.approx(0.1550513, abs=1e-6)
+
+
+def test_larger_images_show_the_same_kind_of_object():
+    images, labels, masks = make_shapes(30, 0, 96)
+    assert (images.shape, masks.shape) == ((30, 3, 96, 96), (30, 1, 96, 96))
+    assert abs(masks.mean() - make_shapes(400, 0)[2].mean()) < 0.05
+    ring, disc = (masks[labels == CLASSES.index(name)].mean() for name in ("ring", "disc"))
+    assert ring < disc
+    with pytest.raises(ValueError, match="side must be at least 8 pixels, got 4"):
+        make_shapes(1, 0, 4)
+
+
 def test_n_below_one_is_refused():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         make_shapes(0, 0)

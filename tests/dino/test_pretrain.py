@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from resattn import paths
-from resattn.attention.maps import aggregate_heads, object_focus
-from resattn.attention.tiny import RECORD, WEIGHTS, tiny_vit
+from resattn.attention.maps import aggregate_heads
+from resattn.attention.sources import object_focus
+from resattn.attention.tiny import WEIGHTS, pretraining_record, tiny_vit
 from resattn.attention.vit import cls_attention, vit_input
 from resattn.data.datasets import load_dataset
 from resattn.data.shapes import make_shapes
@@ -68,7 +69,7 @@ def test_no_gradient_reaches_the_teacher():
 
 @pytest.mark.slow
 def test_the_teacher_is_a_moving_average_of_the_student(tiny):
-    run = dino.Run(tiny)
+    run = dino.Distiller(tiny)
     run._set_rates(1.5)
     before = [p.clone() for p in run.teacher.parameters()]
     run._step(run.pool[:16])
@@ -85,7 +86,7 @@ def test_sinkhorn_uses_all_prototypes_equally():
 
 
 def test_prototypes_stay_frozen_at_first_and_the_centre_moves(tiny):
-    run = dino.Run(dataclasses.replace(tiny, centring="mean", freeze_epochs=1.0))
+    run = dino.Distiller(dataclasses.replace(tiny, centring="mean", freeze_epochs=1.0))
     before = run.student.prototypes.detach().clone()
     run._set_rates(0.5)
     run._step(run.pool[:16])
@@ -163,7 +164,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"centring": "none"}, {"global_size": 30}, {"heads": 5}, {"momentum": (0.9, 2.0)}, {"epochs": 0}]
+    "wrong",
+    [
+        {"centring": "none"},
+        {"global_size": 30},
+        {"heads": 5},
+        {"momentum": (0.9, 2.0)},
+        {"epochs": 0},
+        {"local_crops": -1},
+    ],
 )
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -191,7 +200,7 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
         warmup_epochs=1,
         freeze_epochs=1,
     )
-    untrained = dino.Run(config).watch()["knn_acc"]
+    untrained = dino.Distiller(config).watch()["knn_acc"]
     record = dino.pretrain(config, folder=tmp_path / "run", on_epoch=lambda _: None)
     trained = record["metrics"]["epochs"][-1]["knn_acc"]
     assert record["metrics"]["collapse"] is None
@@ -201,17 +210,20 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
 @pytest.mark.slow
 def test_shipped_weights_find_the_object():
     vit, data = tiny_vit(), load_dataset("shapes").test
-    recorded = json.loads(RECORD.read_text(encoding="utf-8"))["metrics"]["test"]
+    recorded = pretraining_record()["metrics"]["test"]
     attention = torch.cat([cls_attention(vit, vit_input(vit, part)) for part in data.images.split(500)])
     for name, maps in {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}.items():
         assert object_focus(maps, data.masks) == pytest.approx(recorded[name], rel=0.01), name
     focus = object_focus(aggregate_heads(attention), data.masks)
-    assert focus["mass_ratio"] >= 1.8
-    assert focus["peak_inside"] >= 0.7
+    assert focus["energy_ratio"] >= 1.8
+    assert focus["pointing_game"] >= 0.7
     # Objects are bright, so an untrained ViT that happens to prefer bright patches peaks on them too; its attention stays flat.
     untrained = object_focus(_raw_attention(tiny_vit(pretrained=False), data.images[:500]), data.masks[:500])
     assert (
-        object_focus(attention.mean(1, keepdim=True), data.masks)["mass_ratio"] > 1.2 > 1.05 > untrained["mass_ratio"]
+        object_focus(attention.mean(1, keepdim=True), data.masks)["energy_ratio"]
+        > 1.2
+        > 1.05
+        > untrained["energy_ratio"]
     )
 
 

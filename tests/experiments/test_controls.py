@@ -25,8 +25,9 @@ def test_every_run_is_another():
 def test_questions_come_whole_and_seed_by_seed():
     names = list(list_runs("shapes", 2))
     questions = [name.partition("/")[0] for name in names]
-    assert list(dict.fromkeys(questions)) == ["content", "parts", "modules", "size", "heads"]
-    assert questions == sorted(questions, key=["content", "parts", "modules", "size", "heads"].index)
+    order = ["content", "parts", "modules", "size", "heads", "learned"]
+    assert list(dict.fromkeys(questions)) == order
+    assert questions == sorted(questions, key=order.index)
     seeds = [int(name.partition("-seed")[2][0]) for name in names if name.startswith("content/")]
     assert seeds == sorted(seeds)
 
@@ -88,7 +89,15 @@ def test_a_cost_out_of_reach_is_refused():
 # From the shell
 
 
-@pytest.mark.parametrize("changes", [{"form": "scaled", "a": 1}, {"model": "resnet8-cbam"}, {"widths": (6, 12, 24)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"form": "scaled", "a": 1},
+        {"model": "resnet8-cbam"},
+        {"widths": (6, 12, 24)},
+        {"model": "resnet8", "depths": (2, 1, 3)},
+    ],
+)
 def test_every_new_network_trains_and_is_read_back(make_folder, tmp_path, changes):
     from resattn.models.checkpoints import load_trained
 

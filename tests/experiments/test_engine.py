@@ -55,6 +55,7 @@ class Place:
     def start(self, *command, cwd=paths.CHECKOUT, **options):
         environment = os.environ | {"RESATTN_HOME": str(self.home), "CUDA_VISIBLE_DEVICES": ""}
         environment["PYTHONPATH"] = str(paths.CHECKOUT)
+        environment.pop("OMP_NUM_THREADS", None)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(command, cwd=cwd, env=environment, **pipes, **options)
         self.started.append(process)
@@ -198,7 +199,7 @@ def test_a_joined_cluster_drops_the_runs_of_a_command_that_was_killed(make_place
     runs = wait_for(lambda: children(worker))
     command.kill()
     assert gone(runs)
-    again = place.run("--seeds", "1", "--scheduler", str(file), epochs=1)
+    again = place.run("--seeds", "1", "--scheduler", json.loads(file.read_text())["address"], epochs=1)
     out, errors = again.communicate(timeout=300)
     assert again.returncode == 0, out + errors
 
@@ -285,8 +286,15 @@ def test_finished_runs_are_skipped_and_half_a_record_is_made_again(runs, tmp_pat
     whole = runs[0].record.read_text()
     runs[0].record.write_text(whole[:40])
     with Engine(tmp_path / "records", jobs=0) as here:
-        assert [run.name for run, _ in here.run(runs[:2])] == ["seed0"]
+        assert [run.name for run, _ in here.run(runs[:2])] == ["seed1", "seed0"]
     assert "1 of 2 finished earlier, skipped" in capsys.readouterr().out
+
+
+def test_a_run_that_leaves_no_record_failed(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_PATIENCE", 0.0)
+    monkeypatch.setattr(engine.Training, "execute", lambda run: None)
+    with Engine(tmp_path / "records", jobs=0) as here:
+        assert [failure for _, failure in here.run(runs[:1])] == ["its record did not appear"]
 
 
 def test_one_engine_a_folder(runs, tmp_path):

@@ -152,7 +152,7 @@ def test_a_killed_search_on_two_workers_goes_on_and_repeats_no_point(birds, tmp_
     options = ["--root", birds.root, "--storage", str(tmp_path / "s.journal"), "--out", str(tmp_path / "s.json")]
     command = start_search(tmp_path, *options, "--jobs", "2")
     for line in command.stdout:
-        if "val acc" in line:
+        if line.startswith("[2/"):  # so the first is in the record
             break
     command.kill()
     command.communicate()
@@ -180,7 +180,7 @@ def test_an_outcome_nobody_could_keep_is_kept_by_the_next_command(birds, tmp_pat
 
 
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(birds, tmp_path, monkeypatch):
-    real, epochs = trainer.Run.train_epoch, []
+    real, epochs = trainer.Trainer.train_epoch, []
 
     def train_epoch(run):
         epochs.append(run.config.lr)
@@ -188,7 +188,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(birds, tmp_path, monke
             raise KeyboardInterrupt
         real(run)
 
-    monkeypatch.setattr(trainer.Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
     few = plan(birds, trials=1, grid=(1, 1), confirm=0)
     with pytest.raises(KeyboardInterrupt):
         search(few, tmp_path / "s.journal")
@@ -200,14 +200,14 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(birds, tmp_path, monke
 
 def test_a_trial_that_fails_is_named_when_the_others_have_ended(birds, tmp_path, monkeypatch):
     lost = plan(birds).random_point(1)
-    real = trainer.Run.train_epoch
+    real = trainer.Trainer.train_epoch
 
     def train_epoch(run):
         if run.config.lr == lost.lr:
             raise MemoryError("no memory left")
         real(run)
 
-    monkeypatch.setattr(trainer.Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
     with pytest.raises(
         RuntimeError, match=f"1 of 5 trials failed; {re.escape(lost.name)}: MemoryError: no memory left"
     ):
@@ -239,14 +239,14 @@ def test_the_journal_of_an_earlier_version_goes_on(birds, tmp_path):
 
 def test_a_diverged_trial_is_recorded_and_the_search_goes_on(birds, tmp_path, monkeypatch):
     lost = plan(birds).random_point(1)
-    real = trainer.Run.train_epoch
+    real = trainer.Trainer.train_epoch
 
     def train_epoch(run):
         if run.config.lr == lost.lr and run.epoch == 1:
             raise run._not_finite("loss", float("nan"), 3)
         real(run)
 
-    monkeypatch.setattr(trainer.Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
     record = search(plan(birds), tmp_path / "s.journal")
     (trial,) = [t for t in record["trials"] if t["lr"] == lost.lr]
     assert "loss became nan" in trial["diverged"]
@@ -263,7 +263,7 @@ def test_when_every_random_point_diverges_it_says_so(birds, tmp_path, monkeypatc
     def diverge(run):
         raise FloatingPointError("gone")
 
-    monkeypatch.setattr(trainer.Run, "train_epoch", diverge)
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", diverge)
     with pytest.raises(ValueError, match="every random point diverged; lower the lr range"):
         search(plan(birds), tmp_path / "s.journal")
 
@@ -271,12 +271,12 @@ def test_when_every_random_point_diverges_it_says_so(birds, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trials": 0}, "trials must be a whole number of at least 1, got 0"),
-        ({"confirm": -1}, "confirm must be a whole number of at least 0, got -1"),
-        ({"grid": (3, 0)}, r"grid must be two whole numbers of at least 1, got \(3, 0\)"),
-        ({"span": 0}, "span must be a number above 0 and at most 1, got 0"),
-        ({"lr": (1, 0.1)}, "lr must be a range of two rising numbers above 0, got 1 and 0.1"),
-        ({"weight_decay": (0, 1)}, "weight_decay must be a range of two rising numbers above 0"),
+        ({"trials": 0}, "trials must be a whole number at least 1, got 0"),
+        ({"confirm": -1}, "confirm must be a whole number at least 0, got -1"),
+        ({"grid": (3, 0)}, "grid must be a whole number at least 1, got 0"),
+        ({"span": 0}, r"span must be a number in \(0, 1\], got 0"),
+        ({"lr": (1, 0.1)}, "lr must be a range of two rising numbers above 0, got 1.0 and 0.1"),
+        ({"weight_decay": (0, 1)}, "weight_decay must be a number above 0, got 0"),
     ],
 )
 def test_bad_plans_are_named(options, message):
@@ -288,7 +288,7 @@ def test_bad_plans_are_named(options, message):
     ("options", "message"),
     [
         (["--grid", "5"], "must be two whole numbers such as 5x5, got '5'"),
-        (["--trials", "0"], "trials must be a whole number of at least 1"),
+        (["--trials", "0"], "trials must be a whole number at least 1"),
         (["--schedule", "linear"], "schedule must be one of cosine, constant; got 'linear'"),
         (["--dataset", "nowhere"], "nowhere"),
         (["--lr", "0.1"], "unrecognized arguments: --lr"),
@@ -353,8 +353,8 @@ def test_a_search_that_finds_nothing_better_ends_with_a_sensible_answer(birds, t
         won = (run.config.lr, run.config.weight_decay) == (0.2, 5e-4)
         run.history.append({"train_loss": 1.0, "val_loss": 0.5 if won else 1.0, "val_acc": paper * won})
 
-    monkeypatch.setattr(trainer.Run, "train_epoch", train_epoch)
-    monkeypatch.setattr(trainer.Run, "state", lambda run: {})
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", train_epoch)
+    monkeypatch.setattr(trainer.Trainer, "state", lambda run: {})
     record = search(plan(birds), tmp_path / "s.journal")
     assert recipes(record, "confirm") == {(0.2, 5e-4, 1)}
     assert len(record["trials"]) == 4 + 1 + 2 + 1

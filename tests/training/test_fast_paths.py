@@ -16,7 +16,8 @@ from benchmarks.floor import step_floor
 from resattn import ResAttnNet, TrainConfig, load_dataset, paths
 from resattn.attention.maps import attention_maps
 from resattn.data.datasets import Split, channel_stats
-from resattn.training.trainer import Run, train
+from resattn.training.environment import tune_process
+from resattn.training.trainer import Trainer, train
 
 SETTINGS = {"epochs": 1, "image_size": 16, "batch_size": 10, "lr": 1e-3, "n_val": 6, "a": 1.0, "form": "gated"}
 
@@ -39,9 +40,10 @@ def own_inductor_cache(monkeypatch):
 @needs_compiler
 def test_compiled_training_gives_the_eager_losses_and_compiles_once(birds, own_inductor_cache):
     losses = {}
+    tune_process(torch.device("cpu"))
     for compiled in (False, True):
         config = TrainConfig(**SETTINGS | {"image_size": 48}, **birds, compile=compiled)
-        run = Run(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
+        run = Trainer(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
         ready = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         losses[compiled] = torch.stack([*run.steps(), *run.steps()])
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == ready, "nothing is compiled once it trains"
@@ -112,7 +114,7 @@ def test_the_straightforward_pipeline_feeds_the_same_data(birds):
     slow = plain.AugmentedImages(one, maps[:1].expand(2000, -1, -1, -1), mean, std, image_size=16)
     torch.manual_seed(0)
     images, moved, _ = zip(*(slow[i] for i in range(2000)), strict=True)
-    run = Run(TrainConfig(**SETTINGS, **birds), data, torch.device("cpu"))
+    run = Trainer(TrainConfig(**SETTINGS, **birds), data, torch.device("cpu"))
     run.fit = one
     run.fit_maps = maps[:1].expand(2000, -1, -1, -1)
     fast, fast_maps, _ = next(run._augmented(torch.arange(2000)[None]))

@@ -24,6 +24,7 @@ from resattn.config import DEMO
 from resattn.data.datasets import Split, channel_stats
 from resattn.files import digest, write_json
 from resattn.models.checkpoints import build_model, load_trained
+from resattn.training.checkpoint import load_checkpoint
 from resattn.training.trainer import evaluate, learning_rate
 
 train_module = sys.modules["resattn.training.trainer"]
@@ -134,8 +135,9 @@ def test_images_of_any_size_are_unified_and_the_record_says_how(tiny, tmp_path):
     assert record["config"]["size"] == 12
     assert config.slug != replace(config, size=13).slug
     assert "size" not in tiny.identity(), "records made without a size keep their names"
-    with pytest.raises(ValueError, match="size must be a whole number at least 1, got 0"):
-        replace(tiny, size=0)
+    for size in (0, 4097):
+        with pytest.raises(ValueError, match=rf"size must be a whole number in \[1, 4096\] or None, got {size}"):
+            replace(tiny, size=size)
 
 
 # The same again
@@ -318,6 +320,35 @@ def test_a_damaged_checkpoint_is_named(tiny, tmp_path):
         train(tiny, folder=tmp_path, on_epoch=quiet)
 
 
+def test_a_checkpoint_with_one_flipped_bit_is_refused(tiny, tmp_path):
+    """Without a checksum 145 of 150 such flips were loaded as they were."""
+    interrupt(tiny, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for bit in rng.integers(0, 8 * len(whole), 100).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"checkpoint {path} cannot be read or continued"):
+            load_checkpoint(path, tiny.identity(), torch.device("cpu"))
+    path.write_bytes(whole)
+    assert load_checkpoint(path, tiny.identity(), torch.device("cpu"))["history"]
+
+
+def test_a_record_that_cannot_be_written_costs_no_epoch(tiny, tmp_path):
+    (tmp_path / "file").write_text("in the place of a folder")
+    lengths = []
+    for records in (tmp_path / "file" / "records", tmp_path / "file"):
+        with pytest.raises(OSError, match="file"):
+            train(tiny, folder=tmp_path / "run", records=records, on_epoch=lambda history: lengths.append(len(history)))
+        assert (tmp_path / "run" / "checkpoint.pt").exists()
+    record = train(tiny, folder=tmp_path / "run", records=tmp_path / "records", on_epoch=lengths.append)
+    assert lengths == [1, 2, 3], "no epoch is trained again"
+    assert json.loads((tmp_path / "records" / f"{tiny.slug}.json").read_text()) == record
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
 @pytest.mark.parametrize("changes", [{"a": 1}, {"seed": 1}], ids=str)
 def test_a_checkpoint_of_other_settings_is_not_continued(tiny, tmp_path, changes):
     """Half a run of one kind and half of another would be recorded as a whole run of the second."""
@@ -362,7 +393,7 @@ def test_the_constant_schedule_is_constant():
     assert {learning_rate(config, step, 100) for step in (0, 50, 99)} == {0.2}
 
 
-def test_the_schedule_reaches_the_optimiser(tiny, monkeypatch):
+def test_the_schedule_reaches_the_optimizer(tiny, monkeypatch):
     rates = []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
@@ -371,7 +402,7 @@ def test_the_schedule_reaches_the_optimiser(tiny, monkeypatch):
     assert [entry["lr"] for entry in record["metrics"]["epochs"]] == rates[4::5]
 
 
-def test_the_optimiser_is_adamw_with_the_settings_given(tiny, monkeypatch):
+def test_the_optimizer_is_adamw_with_the_settings_given(tiny, monkeypatch):
     given = []
     adamw = torch.optim.AdamW
 
@@ -491,9 +522,10 @@ def test_an_unknown_data_set_is_refused(tmp_path):
         train(TrainConfig("mnist", str(tmp_path)))
 
 
-def test_an_unknown_device_is_refused(tiny):
-    with pytest.raises(ValueError, match=r"device must be .*'abacus'"):
-        train(replace(tiny, device="abacus"))
+@pytest.mark.parametrize("device", ["abacus", "meta", "cuda:99"])
+def test_a_device_that_cannot_train_is_refused(tiny, device):
+    with pytest.raises(ValueError, match=rf"device must be .*{device!r}"):
+        train(replace(tiny, device=device))
 
 
 def test_the_oracle_needs_a_data_set_with_masks(tiny):
@@ -520,10 +552,10 @@ def test_a_preset_can_be_changed():
     ("changes", "message"),
     [
         (
-            {"model": "resnet18"},
-            "model must be one of resattn, resnet8, resnet8-se, resnet8-eca, resnet8-cbam; got 'resnet18'",
+            {"model": "resnet9"},
+            "model must be one of resattn, resnet8, resnet8-se, .*; got 'resnet9'",
         ),
-        ({"form": "both"}, "form must be one of printed, gated, scaled, unmasked; got 'both'"),
+        ({"form": "both"}, "form must be one of printed, gated, residual, scaled, unmasked; got 'both'"),
         ({"source": "grad-cam"}, "source must be one of .*; got 'grad-cam'"),
         ({"schedule": "linear"}, "schedule must be one of cosine, constant; got 'linear'"),
         ({"precision": "float16"}, "precision must be one of auto, float32, bfloat16; got 'float16'"),
@@ -541,14 +573,23 @@ def test_a_preset_can_be_changed():
         ({"seed": 0.5}, "seed must be a whole number at least 0, got 0.5"),
         ({"epochs": 0}, "epochs must be a whole number at least 1, got 0"),
         ({"batch_size": 1}, "batch_size must be a whole number at least 2, got 1"),
-        ({"image_size": 30}, "image_size must be a multiple of 4, got 30"),
-        ({"image_size": 0}, "image_size must be a whole number at least 4, got 0"),
-        ({"n_val": 0}, "n_val must be a whole number at least 1, got 0"),
+        ({"image_size": 30}, "image_size must be a whole number at least 4 and a multiple of 4, got 30"),
+        ({"image_size": "224"}, "image_size must be a whole number at least 4 .*, got '224'"),
+        ({"source": "dino-tiny", "weights": "random"}, "weights must be 'pretrained' or a file .*got 'random'"),
+        ({"image_size": 0}, "image_size must be a whole number at least 4 .*, got 0"),
+        ({"n_val": 0}, "n_val must be a whole number at least 1 or None, got 0"),
         ({"compile": "no"}, "compile must be .*got 'no'"),
         ({"heads": "median"}, "heads must be .*got 'median'"),
         ({"heads": -1}, "heads must be .*got -1"),
-        ({"widths": (16, 32)}, r"widths must be 3 whole numbers, one a stage, got \(16, 32\)"),
+        ({"widths": (16, 32)}, r"widths must be 3 numbers, got \(16, 32\)"),
         ({"widths": (16, 32, 0)}, "widths must be a whole number at least 1, got 0"),
+        ({"depths": (3, 3)}, r"depths must be 3 whole numbers, one a stage, got \(3, 3\)"),
+        ({"source": "learned", "weights": "dino"}, "weights must be one of dino-tiny, random; got 'dino'"),
+        ({"model": "resnet18"}, "form must be one of gated, residual; got 'printed'"),
+        (
+            {"model": "resnet18", "form": "gated", "depths": (3, 3, 3)},
+            r"widths and depths must be left alone for resnet18, got .*\(3, 3, 3\)",
+        ),
     ],
     ids=str,
 )
@@ -558,7 +599,7 @@ def test_a_setting_out_of_range_is_named(changes, message):
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="preset must be one of paper, demo; got 'full'"):
+    with pytest.raises(ValueError, match="preset must be one of paper, reduced, short, demo; got 'full'"):
         TrainConfig.preset("full")
 
 
@@ -572,6 +613,13 @@ DIFFERENT = [
     {"form": "unmasked"},
     {"form": "unmasked", "a": 0.25},
     {"widths": (18, 36, 71)},
+    {"depths": (3, 3, 3)},
+    {"model": "resnet8", "depths": (3, 3, 3)},
+    {"model": "resnet18", "form": "gated"},
+    {"model": "resnet18", "form": "residual"},
+    {"model": "resnet34", "form": "gated", "a": 0.0},
+    {"source": "learned"},
+    {"source": "learned", "weights": "random"},
     {"a": 0.25},
     {"source": "center"},
     {"source": "dino"},
@@ -588,7 +636,7 @@ DIFFERENT = [
     {"beta2": 0.99},
     {"schedule": "constant"},
     {"n_val": 100},
-    {"precision": "float32"},
+    {"precision": "bfloat16"},
 ]
 SAME = [
     ({}, {"root": "/elsewhere", "device": "cpu", "compile": False}),
@@ -596,7 +644,9 @@ SAME = [
     ({"dataset": "birds"}, {"dataset": "/elsewhere/birds"}),
     ({"a": 1}, {"a": 1.0}),
     ({"lr": 1}, {"lr": 1.0}),
-    ({}, {"widths": [16, 32, 64]}),
+    ({}, {"widths": [16, 32, 64], "depths": [1, 1, 1]}),
+    ({"source": "learned"}, {"source": "learned", "weights": "dino-tiny", "heads": "max"}),
+    ({"model": "resnet8"}, {"model": "resnet8", "source": "learned", "weights": "random"}),
     ({"form": "scaled"}, {"form": "scaled", "source": "dino", "heads": "max"}),  # it looks at no map
     ({"model": "resnet8-eca"}, {"model": "resnet8-eca", "a": 1, "form": "gated", "source": "dino"}),
     ({"weight_decay": 0}, {"weight_decay": 0.0}),
@@ -621,6 +671,9 @@ def test_a_name_is_readable():
     assert TrainConfig(model="resnet8").slug.startswith("shapes-resnet8-seed0-")
     assert TrainConfig(model="resnet8", widths=(18, 36, 71)).slug.startswith("shapes-resnet8-w18-36-71-seed0-")
     assert TrainConfig(form="unmasked", a=1).slug.startswith("shapes-unmasked-a1-seed0-")
+    assert TrainConfig(depths=(9, 9, 9)).slug.startswith("shapes-printed-a0.5-saliency-d9-9-9-seed0-")
+    assert TrainConfig(model="resnet18", form="gated").slug.startswith("shapes-resnet18-gated-a0.5-saliency-seed0-")
+    assert TrainConfig(source="learned", weights="random").slug.startswith("shapes-printed-a0.5-learned-random-seed0-")
 
 
 def test_records_keep_their_names():
@@ -679,7 +732,7 @@ def test_the_command_line_reads_heads_as_a_number(monkeypatch):
         assert main(["train", "--heads", heads, "--preset", "paper", "--n-val", "7"]) == 2
     assert [config.heads for config in configs] == [3, "max"]
     assert (configs[0].n_val, configs[0].source) == (7, "dino")
-    assert main(["train", "--widths", "18,36,71"]) == 2
+    assert main(["train", "--widths", "18", "36", "71", "--epochs", "0"]) == 2
     assert configs[-1].widths == (18, 36, 71)
 
 
@@ -706,7 +759,8 @@ def test_a_bad_option_ends_in_one_line_that_names_it(option, value, capsys, monk
     if option != "dataset":
         monkeypatch.setattr(train_module, "load_dataset", lambda *_: pytest.fail("the option was taken"))
     with contextlib.suppress(SystemExit):  # argparse's way for what is no number at all
-        assert main(["train", f"--{option}={value}", *(["--epochs=1"] if option != "epochs" else [])]) == 2
+        values = [value, "18", "36"] if option == "widths" else [value]
+        assert main(["train", f"--{option}", *values, *(["--epochs=1"] if option != "epochs" else [])]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("python -m resattn train: ")
     assert option.replace("-", "_") in last.replace("-", "_")

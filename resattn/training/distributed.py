@@ -1,0 +1,81 @@
+"""One run on several processes, as torchrun starts them; without it everything here does nothing.
+
+Order and augmentation are drawn for the global batch by every process, which then takes its share: so a run may go on from its
+checkpoint with another number of processes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+T = TypeVar("T", Tensor, Tensor | None)
+
+
+def rank() -> int:
+    """The number of this process; the first, 0, writes what is written."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def n_processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun started, and give the device that is this one's."""
+    if not dist.is_torchelastic_launched() or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if int(os.environ["RANK"]):
+        os.environ["RESATTN_HEADLESS"] = "1"  # one progress bar is enough
+    # The others wait while the first makes maps, which may take hours.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2))
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes through the block before the others, so that they find on disk what it made."""
+    if n_processes() > 1 and rank():
+        dist.barrier()
+    yield
+    if n_processes() > 1 and not rank():
+        dist.barrier()
+
+
+def share(values: T) -> T:
+    """This process's part of the rows."""
+    return values if values is None or n_processes() == 1 else values[rank() :: n_processes()]
+
+
+def total(value: Tensor) -> Tensor:
+    """The sum over processes, in place."""
+    if n_processes() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Without synchronized batch normalization (on the CPU) each process has statistics of its own: the first one's count."""
+    if n_processes() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def wrap(model: nn.Module, device: torch.device, some_unused: bool) -> tuple[nn.Module, nn.Module]:
+    """The network with synchronized batch normalization (on GPUs), and what averages its gradients over processes."""
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model, nn.parallel.DistributedDataParallel(model, find_unused_parameters=some_unused)

@@ -1,0 +1,76 @@
+"""One way of checking settings and of offering them on the command line."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from resattn.settings import add_options, check, given, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    name: str = "any"
+    path: str | None = None
+    kind: str = setting("one", choices=("one", "two"))
+    share: float = setting(0.5, low=0, high=1)
+    rate: float = setting(0.1, above=0)
+    decay: float = setting(0.9, low=0, below=1)
+    side: int = setting(8, low=4, multiple=4)
+    most: int | None = setting(None, low=1, high=9)
+    heads: str | int = setting("mean", choices=("mean", "all"), low=0)
+    fast: bool | None = None
+    widths: tuple[int, int] = setting((1, 2), low=1)
+
+    def __post_init__(self):
+        check(self)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 3}, "name must be a text, got 3"),
+        ({"kind": "three"}, "kind must be one of one, two; got 'three'"),
+        ({"kind": None}, "kind must be one of one, two; got None"),
+        ({"share": 1.5}, "share must be a number in [0, 1], got 1.5"),
+        ({"share": True}, "share must be a number in [0, 1], got True"),
+        ({"share": "0.5"}, "share must be a number in [0, 1], got '0.5'"),
+        ({"share": float("nan")}, "share must be a number in [0, 1], got nan"),
+        ({"share": None}, "share must be a number in [0, 1], got None"),
+        ({"rate": 0}, "rate must be a number above 0, got 0"),
+        ({"rate": float("inf")}, "rate must be a number above 0, got inf"),
+        ({"decay": 1.0}, "decay must be a number in [0, 1), got 1.0"),
+        ({"side": 6}, "side must be a whole number at least 4 and a multiple of 4, got 6"),
+        ({"side": 8.0}, "side must be a whole number at least 4 and a multiple of 4, got 8.0"),
+        ({"most": 10}, "most must be a whole number in [1, 9] or None, got 10"),
+        ({"heads": "median"}, "heads must be 'mean', 'all' or a whole number at least 0, got 'median'"),
+        ({"heads": -1}, "heads must be 'mean', 'all' or a whole number at least 0, got -1"),
+        ({"fast": "no"}, "fast must be True, False or None, got 'no'"),
+        ({"fast": 1}, "fast must be True, False or None, got 1"),
+        ({"widths": (1,)}, "widths must be 2 numbers, got (1,)"),
+        ({"widths": (1, 0)}, "widths must be a whole number at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_what_is_not_allowed_is_named_with_what_is(changes, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        Settings(**changes)
+    assert str(caught.value) == message
+
+
+def test_what_counts_as_equal_becomes_equal():
+    assert Settings(share=1, widths=[3, 4], path=Path("here")) == Settings(share=1.0, widths=(3, 4), path="here")
+    assert isinstance(Settings(share=1).share, float)
+
+
+def test_options_are_read_as_their_fields_types():
+    parser = argparse.ArgumentParser()
+    add_options(parser, Settings, without=("name",))
+    text = "--share 1 --side 12 --heads 3 --fast no --widths 5 6 --path 7"
+    options = given(vars(parser.parse_args(text.split())), Settings)
+    assert options == {"share": 1.0, "side": 12, "heads": 3, "fast": False, "widths": [5, 6], "path": "7"}
+    assert given(vars(parser.parse_args(["--heads", "all"])), Settings) == {"heads": "all"}
+    for wrong in ("--fast perhaps", "--side 1.5", "--widths 5", "--name x"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong.split())

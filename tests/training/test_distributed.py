@@ -1,0 +1,115 @@
+"""A run on two processes (gloo, on the CPU) is the run of one, as far as batch normalization lets it be."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+
+from resattn import TrainConfig, load_dataset, paths, train
+from resattn.training import distributed
+from resattn.training.trainer import Trainer
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def quiet(_history: list[dict]) -> None:
+    """Prints no line."""
+
+
+@pytest.fixture
+def colours(tmp_path) -> TrainConfig:
+    """Three classes told apart by their colours."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 40), ("test", 20)):
+        for k, label in enumerate("abc"):
+            for i in range(n):
+                pixels = rng.integers(60, 160, (16, 16, 3))
+                pixels[..., k] += 60
+                write_image(tmp_path / "colours" / split / label / f"{i}.png", pixels)
+    root = str(tmp_path)
+    return TrainConfig("colours", root, epochs=4, image_size=16, batch_size=12, lr=0.01, a=1.0, device="cpu")
+
+
+def frozen_gradients(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Gradients of the first two batches' losses, batch normalization in evaluation mode."""
+    run = Trainer(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
+    order = torch.randperm(len(run.fit), generator=run.order)[: 2 * config.batch_size].view(2, -1)
+    for batch in run._augmented(order):
+        run.model.eval()
+        run._loss(run.forward, *batch).backward()
+    return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+
+
+def worker(settings: str, path: str) -> None:
+    with distributed.joined(torch.device("cpu")):
+        assert distributed.n_processes() == 2
+        gradients = frozen_gradients(TrainConfig(**json.loads(settings)))
+        if distributed.rank() == 0:
+            torch.save(gradients, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"form": "residual"}, {"a": 0.0}, {"model": "resnet8"}], ids=str)
+def test_gradients_of_two_processes_are_those_of_one(colours, changes, tmp_path, home):
+    config = replace(colours, **changes)
+    settings = json.dumps(config.identity() | {"root": config.root, "device": "cpu"})
+    settings = json.dumps({name: value for name, value in json.loads(settings).items() if value is not None})
+    command = [*TORCHRUN, __file__, settings, str(tmp_path / "gradients.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
+    assert done.returncode == 0, done.stderr[-3000:]
+    two, one = torch.load(tmp_path / "gradients.pt"), frozen_gradients(config)
+    assert two.keys() == one.keys()
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def environment(home) -> dict[str, str]:
+    import os
+
+    folders = os.pathsep.join([str(paths.CHECKOUT), str(paths.CHECKOUT / "tests")])
+    return os.environ | {"RESATTN_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": folders}
+
+
+@pytest.mark.slow
+def test_a_run_begun_by_one_process_is_ended_by_two_and_learns_as_well(colours, home, tmp_path):
+    alone = train(colours, folder=tmp_path / "alone", on_epoch=quiet)
+
+    def stop(_history):
+        raise KeyboardInterrupt
+
+    folder = home / "runs" / "training" / colours.slug
+    with pytest.raises(KeyboardInterrupt):
+        train(colours, folder=folder, on_epoch=stop)
+    options = {"dataset": "colours", "root": colours.root, "epochs": 4, "image-size": 16, "batch-size": 12}
+    options |= {"lr": 0.01, "a": 1, "device": "cpu"}
+    command = [*TORCHRUN, "-m", "resattn.training.trainer"]
+    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("epoch")]
+    assert printed == ["2/4", "3/4", "4/4"], "one process prints, and no epoch is trained again"
+    (path,) = (home / "runs" / "records").iterdir()
+    record = json.loads(path.read_text())
+    assert path.stem == colours.slug
+    assert record["config"] == alone["config"]
+    assert record["environment"]["processes"] == 2
+    assert record["metrics"]["test_acc"] > 0.9 < alone["metrics"]["test_acc"]
+    first, second = (r["metrics"]["epochs"] for r in (alone, record))
+    assert first[0]["train_loss"] == second[0]["train_loss"]
+    assert second[1]["train_loss"] == pytest.approx(first[1]["train_loss"], rel=0.2)
+
+
+def test_a_batch_that_does_not_divide_is_refused(colours, monkeypatch):
+    monkeypatch.setattr(distributed, "n_processes", lambda: 5)
+    monkeypatch.setattr(distributed.dist, "barrier", lambda: None)
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 5 processes, got 12"):
+        Trainer(colours, load_dataset("colours", colours.root), torch.device("cpu"))
+
+
+if __name__ == "__main__":
+    worker(*sys.argv[1:])
