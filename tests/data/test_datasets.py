@@ -412,7 +412,9 @@ def test_a_validation_size_out_of_range_is_refused(n_val):
 
 
 @pytest.mark.parametrize(
-    "labels", [torch.rand(12), torch.zeros(3, 4, dtype=torch.int64), torch.arange(12) - 1], ids=str
+    "labels",
+    [torch.rand(12), torch.zeros(3, 4, dtype=torch.int64), torch.arange(12) - 1],
+    ids=["float", "two dimensions", "negative"],
 )
 def test_labels_that_are_none_are_refused(labels):
     with pytest.raises(ValueError, match="labels must be whole numbers"):
