@@ -50,9 +50,10 @@ def test_all_but_the_network_is_the_same():
 def test_photographs_get_no_map_that_only_shapes_have():
     shapes = {config.source for config in list_runs("shapes", 1).values()}
     assert {"oracle", "box", "square", "dino-tiny"} <= shapes
-    sources = {config.source for config in list_runs("cifar10", 1, lr=0.02).values()}
+    settings = {"lr": 0.02, "source": "saliency"}
+    sources = {config.source for config in list_runs("cifar10", 1, **settings).values()}
     assert sources == {"uniform", "center", "shuffled", "saliency"}
-    assert {config.source for config in list_runs("cifar10", 1, dino=True, lr=0.02).values()} == sources | {"dino"}
+    assert {config.source for config in list_runs("cifar10", 1, dino=True, **settings).values()} == sources | {"dino"}
 
 
 def test_a_presets_controls_look_at_its_own_maps():
@@ -77,7 +78,9 @@ def test_an_unknown_list_is_refused(name, value):
 
 def test_every_control_on_record_is_in_the_list():
     records = load_records(paths.RESULTS / "controls")
-    listed = {config.slug for data in ("shapes", "cifar10") for config in list_runs(data, 3, lr=0.01).values()}
+    listed = {
+        config.slug for data in ("shapes", "cifar10") for config in list_runs(data, 3, source="saliency").values()
+    }
     assert set(records["path"].map(lambda path: path.rpartition("/")[2].removesuffix(".json"))) <= listed
 
 
