@@ -19,9 +19,12 @@ def build_model(config: TrainConfig, num_classes: int, attention_channels: int =
     """The network of ``config`` with its seed's initial weights, on the CPU."""
     generator = torch.Generator().manual_seed(config.seed)
     options = {"widths": config.widths, "image_size": config.image_size, "generator": generator}
-    if config.model != "resattn":
-        return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
-    return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # PyTorch's layers draw from the global generator before ours sets their weights
+        if config.model != "resattn":
+            return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
+        return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
 
 
 def save_weights(model: nn.Module, path: Path, config: TrainConfig) -> Path:
