@@ -51,7 +51,7 @@ def load_dataset(
     Args:
         name: "shapes" (drawn on the spot); "cifar10" or "cifar100" (torchvision downloads them and checks their MD5,
             unless ``root/name`` is a class-folder tree); any other folder ``root/name``, or a path, that holds
-            ``{train,test}/<class>/*.png|jpg``.
+            ``{train,test}/<class>/*.png|jpg``, subfolders included.
         root: where data sets live; None means ``data/``.
         size: resize the shorter side to this many pixels and cut out the centre square. None keeps images as they are, and
             then all of a folder's images must have one size.
@@ -154,9 +154,9 @@ def _load_folder(folder: Path, name: str, size: int | None, cache: Path) -> Data
             )
     listing = hashlib.sha256(repr(size).encode())
     for split, by_class in files.items():
-        for label, images in by_class.items():
+        for images in by_class.values():
             for path, n_bytes, modified in images:
-                listing.update(f"{split}/{label}/{os.path.basename(path)} {n_bytes} {modified}\n".encode())
+                listing.update(f"{split}/{os.path.relpath(path, folder / split)} {n_bytes} {modified}\n".encode())
 
     def decode() -> dict[str, np.ndarray]:
         arrays = {}
@@ -175,17 +175,19 @@ def _load_folder(folder: Path, name: str, size: int | None, cache: Path) -> Data
 
 def _list_images(folder: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
     """{class: [(path, bytes, modification time), ...]}, both in alphabetical order."""
+    from torchvision.datasets.folder import make_dataset
+
     if not (folder / split).is_dir():
         raise ValueError(f"dataset folder {folder} has no {split}/; expected {split}/<class>/*.png or *.jpg")
-    found = {}
-    for directory in sorted(p for p in (folder / split).iterdir() if p.is_dir() and not p.name.startswith(".")):
-        with os.scandir(directory) as entries:
-            images = [
-                e for e in entries if Path(e.name).suffix.lower() in _IMAGE_SUFFIXES and not e.name.startswith(".")
-            ]
-            found[directory.name] = sorted(map(_about, images))
-        if not found[directory.name]:
-            raise ValueError(f"dataset folder {directory} holds no image; expected *.png or *.jpg")
+    classes = sorted(p.name for p in (folder / split).iterdir() if p.is_dir() and not p.name.startswith("."))
+    numbers = {label: k for k, label in enumerate(classes)}
+    found: dict[str, list] = {label: [] for label in classes}
+    if classes:  # which make_dataset insists on
+        for path, k in make_dataset(folder / split, numbers, is_valid_file=_is_image, allow_empty=True):
+            found[classes[k]].append(_about(path))
+    for label, images in found.items():
+        if not images:
+            raise ValueError(f"dataset folder {folder / split / label} holds no image; expected *.png or *.jpg")
     if len(found) < 2:
         raise ValueError(
             f"dataset folder {folder / split} must hold at least 2 class folders with images, found {len(found)}"
@@ -193,12 +195,16 @@ def _list_images(folder: Path, split: str) -> dict[str, list[tuple[str, int, int
     return found
 
 
-def _about(entry: os.DirEntry) -> tuple[str, int, int]:
+def _is_image(path: str) -> bool:
+    return Path(path).suffix.lower() in _IMAGE_SUFFIXES and not Path(path).name.startswith(".")
+
+
+def _about(path: str) -> tuple[str, int, int]:
     try:
-        about = entry.stat()
+        about = os.stat(path)
     except OSError as error:  # a dangling link
-        raise ValueError(f"dataset image {entry.path} cannot be read: {error}") from error
-    return entry.path, about.st_size, about.st_mtime_ns
+        raise ValueError(f"dataset image {path} cannot be read: {error}") from error
+    return path, about.st_size, about.st_mtime_ns
 
 
 def _read_rgb(path: str) -> Image.Image:

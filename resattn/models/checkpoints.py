@@ -41,9 +41,10 @@ def build_model(
         net = seeded(config.seed, lambda: timm.create_model(config.model, num_classes=num_classes))
         return gate_residuals(net, config.a, config.form, attention_channels, **options)
     options |= {"widths": config.widths, "depths": config.depths}
-    if config.model != "resattn":
-        return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
-    return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator before ours sets their weights
+        if config.model != "resattn":
+            return resnet8(num_classes, attention=config.model.partition("-")[2] or None, **options)
+        return ResAttnNet(num_classes, config.a, config.form, attention_channels=attention_channels, **options)
 
 
 def save_weights(model: nn.Module, path: Path, config: TrainConfig) -> Path:

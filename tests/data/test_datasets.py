@@ -59,6 +59,13 @@ def test_a_jpeg_folder_is_read(tmp_path, suffix):
         assert (image.float() - torch.tensor(colour)[:, None, None]).abs().max() < 4
 
 
+def test_images_in_subfolders_belong_to_the_class(make_folder):
+    folder = make_folder()
+    (folder / "train" / "duck" / "male").mkdir()
+    (folder / "train" / "duck" / "003.png").rename(folder / "train" / "duck" / "male" / "003.png")
+    assert load_dataset(str(folder)).train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
 def test_a_folder_is_found_by_its_path(make_folder, tmp_path):
     folder = make_folder()
     by_path, by_name = load_dataset(str(folder)), load_dataset("birds", tmp_path / "data")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from resattn.config import DEMO
 from resattn.data.datasets import Split, channel_stats
 from resattn.files import digest, write_json
 from resattn.models.checkpoints import build_model, load_trained
+from resattn.training import environment as environment_module
 from resattn.training.checkpoint import load_checkpoint
-from resattn.training.trainer import evaluate, learning_rate
+from resattn.training.trainer import Trainer, evaluate, learning_rate
 
 train_module = sys.modules["resattn.training.trainer"]
 ZERO, ONE = torch.zeros(3), torch.ones(3)
@@ -692,6 +694,53 @@ def test_the_identity_holds_no_path(tmp_path):
     weights.write_bytes(b"weights")
     config = TrainConfig(str(tmp_path / "birds"), tmp_path, source="dino", weights=str(weights))
     assert str(tmp_path) not in json.dumps(config.identity())
+
+
+# What surrounds a run
+
+
+def test_constructing_a_trainer_changes_nothing_outside_it(tiny, monkeypatch):
+    monkeypatch.setattr(environment_module, "_keep_freed_memory", lambda: pytest.fail("memory options were set"))
+    before = dict(os.environ), torch.get_rng_state(), random.getstate()
+    Trainer(replace(tiny, device="cpu"), load_dataset("birds", tiny.root), torch.device("cpu"))
+    assert (dict(os.environ), random.getstate()) == (before[0], before[2])
+    assert torch.get_rng_state().equal(before[1])
+
+
+def test_a_record_is_written_where_the_system_tells_no_memory(monkeypatch):
+    """``resource`` exists on Unix alone."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert environment_module.describe_environment(torch.device("cpu"), None)["peak_memory_mb"] is None
+
+
+def test_the_package_is_imported_without_modules_of_one_system():
+    """Looked at by importing the heart in a process where they are missing."""
+    heart = "resattn.training.trainer, resattn.dino.pretrain, resattn.attention.maps, resattn.data.datasets"
+    code = f"import sys; sys.modules |= dict.fromkeys(('fcntl', 'resource')); import {heart}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_revision_says_whether_files_differ(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path)
+    assert environment_module.code_revision() is None
+    (tmp_path / "file").write_text("one")
+    for arguments in (["init"], ["add", "file"], ["commit", "-m", "first"]):
+        git(*arguments)
+    commit = git("rev-parse", "HEAD")[:12]
+    assert environment_module.code_revision() == commit
+    (tmp_path / "file").write_text("two")
+    assert environment_module.code_revision() == f"{commit}-dirty"
+
+
+def test_a_mac_trains_in_float32():
+    assert TrainConfig(device="mps").precision == "float32"
+    with pytest.raises(ValueError, match="precision must be 'float32' for device='mps'"):
+        TrainConfig(device="mps", precision="bfloat16")
 
 
 # The names and the command line
