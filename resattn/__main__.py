@@ -184,7 +184,23 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: Options) -> int:
     from resattn.experiments.notebooks import main
 
-    return main(options)
+    return main(options, _report_on)
+
+
+def _report_on(folder: Path) -> bool:
+    """Make the report of what there is by now, even if only some runs ended well; returns whether it could be made."""
+    from resattn.report.page import build_report
+
+    for name in ("records", "figures", "notebooks"):
+        if (folder / name).is_dir():
+            print(f"  {name + ':':11s}{folder / name}")
+    try:
+        page = build_report(folder / "records", folder / "figures", folder / "notebooks", paths.REPORT)
+    except (ValueError, OSError) as error:
+        print(f"FAILED report: {error}")
+        return False
+    print(f"  {'report:':11s}{page}")
+    return True
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
