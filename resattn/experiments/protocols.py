@@ -154,7 +154,7 @@ QUESTIONS = {
 }
 _PARTS = {
     "table3": ("accuracy", "standard", "convergence"),
-    "controls": ("content", "oracle", "parts", "modules", "size", "heads"),
+    "controls": ("content", "oracle", "parts", "modules", "size", "heads", "learned"),
 }
 
 

@@ -25,7 +25,7 @@ def test_every_run_is_another():
 def test_questions_come_whole_and_seed_by_seed():
     names = list(list_runs("shapes", 2))
     questions = [name.partition("/")[0] for name in names]
-    order = ["content", "oracle", "parts", "size", "modules", "heads", "learned"]
+    order = ["content", "oracle", "parts", "modules", "size", "heads", "learned"]
     assert list(dict.fromkeys(questions)) == order
     assert questions == sorted(questions, key=order.index)
     seeds = [int(name.partition("-seed")[2][0]) for name in names if name.startswith("content/")]
