@@ -1,5 +1,6 @@
 """The README keeps its word, and committed notebooks and files are what the project says they are."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -7,6 +8,7 @@ import subprocess
 import pytest
 
 from resattn import paths
+from resattn.__main__ import VERBS
 from resattn.analysis.comparisons import control_figures, control_records
 from resattn.analysis.records import load_records, main_records
 from resattn.plots.results import result_figures, save_figure, use_style
@@ -39,7 +41,9 @@ def test_the_readmes_commands_exist():
     assert {"run_all.sh", "tests/run.sh"} <= scripts
     assert all((paths.CHECKOUT / script).exists() for script in scripts)
     modules = set(re.findall(r"python -m (resattn[\w.]*)", README.read_text(encoding="utf-8")))
-    assert all((paths.CHECKOUT / f"{module.replace('.', '/')}.py").exists() for module in modules)
+    assert all(importlib.util.find_spec(module) for module in modules)
+    verbs = set(re.findall(r"python -m resattn (\w+)", README.read_text(encoding="utf-8")))
+    assert verbs <= set(VERBS)
 
 
 def test_the_readmes_python_runs():
