@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m resattn", description="Train, compare and report attention-gated networks."
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for name, (purpose, add_options, act) in _VERBS.items():
+    for name, (purpose, add_options, act) in VERBS.items():
         # Without abbreviations: the search has no --lr, which must not be taken for --lr-range.
         verb = verbs.add_parser(
             name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
@@ -255,7 +255,7 @@ def _change(text: str) -> tuple[str, Any]:
         return name, value
 
 
-_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], int]]] = {
+VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], int]]] = {
     "train": ("train one network and write its record", _train_options, _train),
     "maps": ("compute the attention maps of a data set and keep them in the cache", _maps_options, _maps),
     "dino": ("pretrain a small ViT without labels", _dino_options, _dino),

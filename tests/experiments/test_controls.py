@@ -14,42 +14,6 @@ FULL = TrainConfig(form="gated", a=1, image_size=64)
 PLAIN = TrainConfig(model="resnet8", image_size=64)
 
 
-# The list
-
-
-def test_every_run_is_another():
-    runs = list_runs("shapes", 2, dino=True)
-    assert len({config.slug for config in runs.values()}) == len(runs) > 50
-
-
-def test_questions_come_whole_and_seed_by_seed():
-    names = list(list_runs("shapes", 2))
-    questions = [name.partition("/")[0] for name in names]
-    order = ["content", "oracle", "parts", "modules", "size", "heads", "learned"]
-    assert list(dict.fromkeys(questions)) == order
-    assert questions == sorted(questions, key=order.index)
-    seeds = [int(name.partition("-seed")[2][0]) for name in names if name.startswith("content/")]
-    assert seeds == sorted(seeds)
-
-
-def test_all_but_the_network_is_the_same():
-    network = {"model", "form", "a", "source", "base", "heads", "weights", "widths"}
-    rests = [
-        {name: value for name, value in config.identity().items() if name not in network}
-        for config in list_runs("cifar10", 1, lr=0.02).values()
-    ]
-    assert all(rest == rests[0] for rest in rests)
-    assert rests[0]["lr"] == 0.02
-    assert (rests[0]["image_size"], rests[0]["epochs"], rests[0]["batch_size"]) == (64, 5, 128)
-
-
-def test_photographs_get_no_map_that_only_shapes_have():
-    assert {"oracle", "dino-tiny"} <= {config.source for config in list_runs("shapes", 1).values()}
-    sources = {config.source for config in list_runs("cifar10", 1, lr=0.02).values()}
-    assert sources == {"uniform", "center", "shuffled", "vit-s14", "vit-s14-saliency", "learned"}
-    assert {config.source for config in list_runs("cifar10", 1, dino=True, lr=0.02).values()} == sources | {"dino"}
-
-
 # What networks cost
 
 
