@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resattn.models.stem import ResizedPatchStem as ResizedPatchStem
     from resattn.training.trainer import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "ResAttnNet": "models.resattn",
