@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m resattn", description="Train, compare and report attention-gated networks."
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for name, (purpose, add_options, act) in _VERBS.items():
+    for name, (purpose, add_options, act) in VERBS.items():
         # Without abbreviations: the search has no --lr, which must not be taken for --lr-range.
         verb = verbs.add_parser(
             name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.", allow_abbrev=False
@@ -184,7 +184,23 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: Options) -> int:
     from resattn.experiments.notebooks import main
 
-    return main(options)
+    return main(options, _report_on)
+
+
+def _report_on(folder: Path) -> bool:
+    """Make the report of what there is by now, even if only some runs ended well; returns whether it could be made."""
+    from resattn.report.page import build_report
+
+    for name in ("records", "figures", "notebooks"):
+        if (folder / name).is_dir():
+            print(f"  {name + ':':11s}{folder / name}")
+    try:
+        page = build_report(folder / "records", folder / "figures", folder / "notebooks", paths.REPORT)
+    except (ValueError, OSError) as error:
+        print(f"FAILED report: {error}")
+        return False
+    print(f"  {'report:':11s}{page}")
+    return True
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -239,7 +255,7 @@ def _change(text: str) -> tuple[str, Any]:
         return name, value
 
 
-_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], int]]] = {
+VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[Options], int]]] = {
     "train": ("train one network and write its record", _train_options, _train),
     "maps": ("compute the attention maps of a data set and keep them in the cache", _maps_options, _maps),
     "dino": ("pretrain a small ViT without labels", _dino_options, _dino),

@@ -14,7 +14,7 @@ from resattn.files import file_name
 
 BASELINE = RESNET8.name
 NOT_MEASURED = "not measured yet"
-_NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths")
+_NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths", "depths")
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
 _COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "full", "protocol", *_SETTINGS)
 _COLUMNS += ("test_acc", "test_acc_at_best_val", "parameters", "seconds", "device", "history", "path")

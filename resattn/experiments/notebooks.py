@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ LISTS = {"controls": "shapes", "short": "cifar10"}  # and their data sets
 _LONG = 24 * 3600  # seconds on the CPU that nobody starts without saying so
 
 
-def main(options: dict[str, Any]) -> int:
-    """Run a profile; the exit status is 0 if every run ended well, else 1."""
+def main(options: dict[str, Any], report: Callable[[Path], bool]) -> int:
+    """Run a profile, then ``report`` on its folder; the exit status is 0 if every run and the report ended well, else 1."""
     if options["cpu"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     cuda, found = find_cuda()
@@ -61,7 +62,7 @@ def main(options: dict[str, Any]) -> int:
     print(f"\n{len(runs) - len(failed)} of {len(runs)} runs done.")
     for run in failed:
         print(f"FAILED {run.name}; its log: {run.log}")
-    reported = profile in LISTS or _report(folder)
+    reported = profile in LISTS or report(folder)
     return 0 if reported and not failed else 1
 
 
@@ -77,22 +78,6 @@ def _list_trainings(profile: str, options: dict[str, Any], settings: dict[str, A
     configs = list_runs(dataset, seeds, part=part, preset=preset, **settings)
     records = options["out"] or paths.RESULTS / profile
     return select({run.name: run for run in trainings(configs, records)}, options["only"])
-
-
-def _report(folder: Path) -> bool:
-    """Make the report of what there is by now, even if only some runs ended well; returns whether it could be made."""
-    from resattn.report.page import build_report
-
-    for name in ("records", "figures", "notebooks"):
-        if (folder / name).is_dir():
-            print(f"  {name + ':':11s}{folder / name}")
-    try:
-        page = build_report(folder / "records", folder / "figures", folder / "notebooks", paths.REPORT)
-    except (ValueError, OSError) as error:
-        print(f"FAILED report: {error}")
-        return False
-    print(f"  {'report:':11s}{page}")
-    return True
 
 
 def _fetch_weights(runs: list[Run]) -> None:

@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resattn.config import ATTENTION_MODULES, CLS_SOURCES, DEMO, FORMS, PRESETS, SHORT, WIDTHS, TrainConfig
+from resattn.config import (
+    ATTENTION_MODULES,
+    CLS_SOURCES,
+    DEMO,
+    DEPTHS,
+    FORMS,
+    LEARNED,
+    PRESETS,
+    SHORT,
+    TIMM_MODELS,
+    WIDTHS,
+    TrainConfig,
+)  # fmt: skip
 from resattn.files import file_digest
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
@@ -33,7 +45,8 @@ class Network:
 
     Attributes:
         base: whose maps "shuffled" hands to other images.
-        weights: of the ViT: "pretrained", "random", the name of a file in ``resattn/weights``, or the digest of another.
+        weights: of the ViT: "pretrained", "random", the name of a file in ``resattn/weights``, or the digest of another; of a
+            learned map where its ViT started.
     """
 
     model: str = "resattn"
@@ -44,13 +57,17 @@ class Network:
     heads: str | int | None = None
     weights: str | None = None
     widths: tuple[int, ...] = WIDTHS
+    depths: tuple[int, ...] = DEPTHS[8]
 
     @property
     def variant(self) -> str:
-        """The network without its maps, for people: "ResNet8", "SE-ResNet8", "ResNet8 18-36-71", "gated a=1"."""
-        known = "ResNet8" if self.model == "resnet8" else f"{self.model.partition('-')[2].upper()}-ResNet8"
-        name = f"{self.form} a={self.a:g}" if self.model == "resattn" else known
-        return name if self.widths == WIDTHS else f"{name} {'-'.join(map(str, self.widths))}"
+        """The network without its maps, for people: "ResNet8", "SE-ResNet8", "ResNet8 18-36-71", "gated a=1", "ResNet20 gated a=1"."""
+        kind, _, module = self.model.partition("-")
+        resnet = f"ResNet{2 * sum(self.depths) + 2}" if kind in ("resattn", "resnet8") else kind
+        parts = [f"{module.upper()}-{resnet}" if module else resnet, f"{self.form} a={self.a:g}" if self.form else ""]
+        if kind == "resattn" and self.depths == DEPTHS[8]:
+            parts = parts[1:]
+        return " ".join(filter(None, [*parts, "-".join(map(str, self.widths)) if self.widths != WIDTHS else ""]))
 
     @property
     def maps(self) -> str:
@@ -80,7 +97,7 @@ class Network:
         """Sorts networks as Table 3 has them: the baseline, each form by rising a, then the controls."""
         forms = (None, *FORMS, "scaled", "unmasked")
         return (
-            self.model not in ("resnet8", "resattn"), self.widths != WIDTHS, forms.index(self.form), self.a or 0.0, self.name
+            self.model not in ("resnet8", "resattn"), self.depths, self.widths != WIDTHS, forms.index(self.form), self.a or 0.0, self.name
         )  # fmt: skip
 
     def __lt__(self, other: "Network") -> bool:
@@ -95,20 +112,22 @@ class Network:
         """What :class:`TrainConfig` needs to be this network."""
         values = {name: value for name, value in vars(self).items() if value is not None}
         packaged = _WEIGHTS / f"{self.weights}.safetensors"
-        return values | ({"weights": str(packaged)} if packaged.is_file() else {})
+        return values | ({"weights": str(packaged)} if packaged.is_file() and self.source != LEARNED else {})
 
 
 def network(model: str = "resattn", **settings: Any) -> Network:
     """The network with these settings, given as :class:`TrainConfig` takes them or as a record's "config" has them."""
-    if model != "resattn":
-        return Network(model, widths=tuple(settings.get("widths") or WIDTHS))
+    shape = {"widths": tuple(settings.get("widths") or WIDTHS), "depths": tuple(settings.get("depths") or DEPTHS[8])}
+    if model not in ("resattn", *TIMM_MODELS):
+        return Network(model, **shape)
     a, source = settings["a"], settings.get("source") if settings["a"] else None
     about: dict[str, Any] = {"base": settings.get("base") or "saliency"} if source == "shuffled" else {}
     if source in CLS_SOURCES:
         weights = str(settings.get("weights") or "pretrained")
         about |= {"heads": settings.get("heads", "mean"), "weights": _packaged().get(weights, Path(weights).stem)}
-    widths = tuple(settings.get("widths") or WIDTHS)
-    return Network(model, settings["form"], float(a), source, widths=widths, **about)
+    elif source == LEARNED:
+        about["weights"] = settings["weights"]
+    return Network(model, settings["form"], float(a), source, **shape, **about)
 
 
 @functools.cache
@@ -131,10 +150,11 @@ QUESTIONS = {
     "size": "Is it the size of the network?",
     "modules": "How far do known attention modules get?",
     "heads": "All heads as channels instead of their mean?",
+    "learned": "Is a map learned with the network better?",
 }
 _PARTS = {
     "table3": ("accuracy", "standard", "convergence"),
-    "controls": ("content", "oracle", "parts", "modules", "size", "heads"),
+    "controls": ("content", "oracle", "parts", "modules", "size", "heads", "learned"),
 }
 
 
@@ -223,6 +243,11 @@ COMPARISONS = [
         for vit, file in (("dino-tiny", FOUR_HEADS), ("dino", "pretrained"))
         for form in FORMS
     ),
+    *(
+        Comparison("learned", _masked("gated", LEARNED, weights=start), other, {}, "Sec. 6" if other.source == "dino-tiny" else "")
+        for start in ("dino-tiny", "random")
+        for other in (_masked("gated", "dino-tiny"), _masked("gated", "saliency"), _masked("gated", "uniform"))
+    ),
 ]  # fmt: skip
 
 
@@ -268,4 +293,4 @@ def _can_run(each: Network, dataset: str, own: str, dino: bool) -> bool:
         return dataset == "shapes"
     if each.source == "dino":
         return dino or own == "dino"
-    return each.source in (None, "uniform", "center") or (each.base or each.source).startswith(own)
+    return each.source in (None, "uniform", "center", LEARNED) or (each.base or each.source).startswith(own)

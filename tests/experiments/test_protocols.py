@@ -18,7 +18,7 @@ from resattn.experiments.protocols import (
     network,
 )
 
-CONTROLS = ["content", "oracle", "parts", "modules", "size", "heads"]
+CONTROLS = ["content", "oracle", "parts", "modules", "size", "heads", "learned"]
 
 
 def networks(*arguments, **settings):
@@ -52,13 +52,13 @@ def test_photographs_get_no_map_that_only_shapes_have():
     assert {"oracle", "box", "square", "dino-tiny"} <= shapes
     settings = {"lr": 0.02, "source": "saliency"}
     sources = {config.source for config in list_runs("cifar10", 1, **settings).values()}
-    assert sources == {"uniform", "center", "shuffled", "saliency"}
+    assert sources == {"uniform", "center", "shuffled", "saliency", "learned"}
     assert {config.source for config in list_runs("cifar10", 1, dino=True, **settings).values()} == sources | {"dino"}
 
 
 def test_a_presets_controls_look_at_its_own_maps():
     runs = list_runs("cifar10", 1, preset="short").values()
-    assert {run.source for run in runs} == {"vit-s14", "vit-s14-saliency", "shuffled", "uniform", "center"}
+    assert {run.source for run in runs} == {"vit-s14", "vit-s14-saliency", "shuffled", "uniform", "center", "learned"}
     assert {run.base for run in runs if run.source == "shuffled"} == {"vit-s14"}
     assert all(run.epochs == 5 for run in runs)
 
