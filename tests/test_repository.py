@@ -1,5 +1,6 @@
 """The README keeps its word, and committed notebooks and files are what the project says they are."""
 
+import ast
 import json
 import re
 import statistics
@@ -7,10 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import timm
+import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from scipy import stats
 
 from resattn import paths
 from resattn.analysis.records import load_records, main_records
+from resattn.models.hub import register
 from resattn.plots.results import control_figures, result_figures
 from resattn.plots.style import save_figure, use_style
 from resattn.report.readme import between_marks, readme_parts
@@ -80,6 +85,16 @@ def test_the_readmes_python_runs():
         exec(compile(block, "README.md", "exec"), {})
 
 
+def test_the_networks_that_the_readme_names_can_be_had():
+    text = README.read_text(encoding="utf-8")
+    names = re.findall(r'timm\.create_model\("(\w+)"', text)
+    assert {"resnet8", "resnet50"} <= set(names)
+    register()
+    assert [name for name in names if not timm.is_model(name)] == []
+    (in_hub,) = re.findall(r"torch\.hub finds `(\w+)`", text)
+    torch.hub.load(str(paths.CHECKOUT), in_hub, source="local", a=0.0)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     path = paths.CHECKOUT / document
@@ -144,6 +159,18 @@ def test_notebooks_are_committed_executed_and_assert_something(path):
     assert not any(re.search(r"^\s*class ", "".join(cell["source"]), re.MULTILINE) for cell in code), (
         "import it instead"
     )
+
+
+@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_notebooks_import_is_there(path):
+    """In seconds, where running them takes minutes: a name may move after a notebook was executed and committed."""
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    trees = [ast.parse(TransformerManager().transform_cell("".join(cell["source"]))) for cell in cells]
+    lines = [ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = [line for line in lines if line.startswith("from resattn")]
+    assert ours
+    for line in ours:
+        exec(line, {})
 
 
 def test_nothing_committed_is_large():
