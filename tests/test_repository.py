@@ -125,6 +125,23 @@ def test_the_differences_in_the_readme_follow_from_the_records():
     assert {number for number in named - measured if number not in elsewhere} == set()
 
 
+def test_each_cell_of_the_short_table_follows_from_its_records():
+    """Without the package's own reader and arithmetic."""
+    table = re.search(r"<!-- reduced table.*?\n(.*?)\n<!--", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    header, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    columns = {name.removesuffix(" (ours)"): i for i, name in enumerate(header) if name.endswith(" (ours)")}
+    for row in rows:
+        for dataset, column in columns.items():
+            network = row[0].lower().replace(" a=", "-a") + ("" if row[0] == "ResNet8" else "-*")
+            found = [json.loads(path.read_text()) for path in paths.RESULTS.glob(f"{dataset}-{network}-seed*.json")]
+            values = [100 * r["metrics"]["test_acc"] for r in found]
+            said = f"{statistics.mean(values):.2f}"
+            if len(values) > 1:
+                half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+                said += f" ± {half:.2f}"
+            assert row[column] == f"{said} ({len(values)})", (row[0], dataset)
+
+
 @pytest.mark.parametrize("name", readme_parts())
 def test_the_readmes_tables_are_made_from_the_records(name):
     text = README.read_text(encoding="utf-8")
