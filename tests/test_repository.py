@@ -1,5 +1,6 @@
 """The README keeps its word, and committed notebooks and files are what the project says they are."""
 
+import ast
 import json
 import re
 import statistics
@@ -7,10 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import timm
+import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from scipy import stats
 
 from resattn import paths
 from resattn.analysis.records import load_records, main_records
+from resattn.models.hub import register
 from resattn.plots.results import control_figures, result_figures
 from resattn.plots.style import save_figure, use_style
 from resattn.report.readme import between_marks, readme_parts
@@ -80,6 +85,16 @@ def test_the_readmes_python_runs():
         exec(compile(block, "README.md", "exec"), {})
 
 
+def test_the_networks_that_the_readme_names_can_be_had():
+    text = README.read_text(encoding="utf-8")
+    names = re.findall(r'timm\.create_model\("(\w+)"', text)
+    assert {"resnet8", "resnet50"} <= set(names)
+    register()
+    assert [name for name in names if not timm.is_model(name)] == []
+    (in_hub,) = re.findall(r"torch\.hub finds `(\w+)`", text)
+    torch.hub.load(str(paths.CHECKOUT), in_hub, source="local", a=0.0)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     path = paths.CHECKOUT / document
@@ -108,6 +123,23 @@ def test_the_differences_in_the_readme_follow_from_the_records():
     sources = [paths.RESULTS / "CLAIMS.md", paths.CHECKOUT / "benchmarks" / "README.md"]  # made from records themselves
     elsewhere = "".join(path.read_text(encoding="utf-8") for path in sources)
     assert {number for number in named - measured if number not in elsewhere} == set()
+
+
+def test_each_cell_of_the_short_table_follows_from_its_records():
+    """Without the package's own reader and arithmetic."""
+    table = re.search(r"<!-- reduced table.*?\n(.*?)\n<!--", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    header, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    columns = {name.removesuffix(" (ours)"): i for i, name in enumerate(header) if name.endswith(" (ours)")}
+    for row in rows:
+        for dataset, column in columns.items():
+            network = row[0].lower().replace(" a=", "-a") + ("" if row[0] == "ResNet8" else "-*")
+            found = [json.loads(path.read_text()) for path in paths.RESULTS.glob(f"{dataset}-{network}-seed*.json")]
+            values = [100 * r["metrics"]["test_acc"] for r in found]
+            said = f"{statistics.mean(values):.2f}"
+            if len(values) > 1:
+                half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+                said += f" ± {half:.2f}"
+            assert row[column] == f"{said} ({len(values)})", (row[0], dataset)
 
 
 @pytest.mark.parametrize("name", readme_parts())
@@ -144,6 +176,18 @@ def test_notebooks_are_committed_executed_and_assert_something(path):
     assert not any(re.search(r"^\s*class ", "".join(cell["source"]), re.MULTILINE) for cell in code), (
         "import it instead"
     )
+
+
+@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_notebooks_import_is_there(path):
+    """In seconds, where running them takes minutes: a name may move after a notebook was executed and committed."""
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    trees = [ast.parse(TransformerManager().transform_cell("".join(cell["source"]))) for cell in cells]
+    lines = [ast.unparse(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = [line for line in lines if line.startswith("from resattn")]
+    assert ours
+    for line in ours:
+        exec(line, {})
 
 
 def test_nothing_committed_is_large():

@@ -74,7 +74,9 @@ class Network:
         """The maps, for people: "saliency", "shuffled vit-s14", "dino-tiny-4heads all heads"; "" where none is looked at."""
         source, weights = self.source or "", self.weights or "pretrained"
         if weights != "pretrained":
-            source = weights if weights.startswith(source) else f"{source} {weights[:8]}"
+            source = (
+                weights if weights.startswith(source) else f"{source} {weights[:8] if len(weights) == 16 else weights}"
+            )
         heads = (
             ""
             if self.heads in (None, "mean")

@@ -127,7 +127,7 @@ class Trainer:
         if (n := distributed.n_processes()) > 1:
             if config.batch_size % n:
                 raise ValueError(f"batch_size must be a multiple of the {n} processes, got {config.batch_size}")
-            unused = config.model == "resattn" and (config.a == 0 or not config.uses_maps)
+            unused = config.has_form and (config.a == 0 or not config.uses_maps or config.source == LEARNED)
             self.model, self.forward = distributed.wrap(self.model, device, unused)
         self.optimizer = torch.optim.AdamW(
             parameters,

@@ -134,3 +134,9 @@ def test_networks_come_baseline_first_then_by_form_and_strength():
     names = ["ResNet8", "printed a=0", "printed a=0.5", "gated a=0.5", "gated a=1", "residual a=0.5", "unmasked a=1"]
     assert [each.name for each in found] == [*names, "CBAM-ResNet8"]
     assert isinstance(found[0], Network)
+
+
+def test_names_of_learned_maps_are_whole_and_digests_short():
+    for weights, said in (("dino-tiny", "learned dino-tiny"), ("random", "learned random")):
+        assert network(form="gated", a=1.0, source="learned", weights=weights).maps == said
+    assert network(form="gated", a=1.0, source="dino", weights="0123456789abcdef").maps == "dino 01234567"

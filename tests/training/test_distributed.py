@@ -55,7 +55,18 @@ def worker(settings: str, path: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"form": "residual"}, {"a": 0.0}, {"model": "resnet8"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"form": "residual"},
+        {"a": 0.0},
+        {"model": "resnet8"},
+        {"model": "resnet18", "form": "gated", "a": 0.0},
+        {"source": "learned"},
+    ],
+    ids=str,
+)
 def test_gradients_of_two_processes_are_those_of_one(colours, changes, tmp_path, home):
     config = replace(colours, **changes)
     settings = json.dumps(config.identity() | {"root": config.root, "device": "cpu"})
