@@ -18,9 +18,8 @@ VIT_SHAPE = {"image_size": 32, "patch": 4, "dim": 64, "depth": 3, "heads": 1}
 def pretraining_record() -> dict:
     """The record of the run that made ``WEIGHTS``, its figures on the object by the names of :func:`resattn.attention.sources.object_focus`."""
     names = {"mass_ratio": "energy_ratio", "peak_inside": "pointing_game"}  # the file was written before they got these
-    return json.loads(
-        RECORD.read_text(encoding="utf-8"), object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()}
-    )
+    text = RECORD.read_text(encoding="utf-8")
+    return json.loads(text, object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()})
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
@@ -43,13 +42,13 @@ def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0)
     """
     if not pretrained:
         return seeded(seed, lambda: build_vit(**VIT_SHAPE)).eval().requires_grad_(False)
-    if (kept := load_arrays(weights)) is None or "config" not in kept[1]:
-        raise ValueError(
-            f"weights must be a file written by resattn.dino.pretrain, got {weights}, which is missing or damaged"
-        )
-    shape = {name: kept[1]["config"].get(name, default) for name, default in VIT_SHAPE.items()}
+    arrays, about = load_arrays(weights) or ({}, {})
+    if "config" not in about:
+        given = f"{weights}, which is missing or damaged"
+        raise ValueError(f"weights must be a file written by resattn.dino.pretrain, got {given}")
+    shape = VIT_SHAPE | {name: value for name, value in about["config"].items() if name in VIT_SHAPE}
     vit = seeded(seed, lambda: build_vit(**shape))
-    vit.load_state_dict({name: torch.from_numpy(array) for name, array in kept[0].items()})
+    vit.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return vit.eval().requires_grad_(False)
 
 
@@ -57,15 +56,7 @@ def build_vit(image_size: int, patch: int, dim: int, depth: int, heads: int) -> 
     """The backbone: timm's VisionTransformer without a classifier, any input size that is a multiple of the patch."""
     from timm.models.vision_transformer import VisionTransformer
 
-    vit = VisionTransformer(
-        img_size=image_size,
-        patch_size=patch,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
-        mlp_ratio=2.0,
-        num_classes=0,
-        dynamic_img_size=True,
-    )
+    shape = {"img_size": image_size, "patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": heads}
+    vit = VisionTransformer(**shape, mlp_ratio=2.0, num_classes=0, dynamic_img_size=True)
     vit.pretrained_cfg = {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3}
     return vit
