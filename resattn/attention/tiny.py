@@ -32,10 +32,8 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
 def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0) -> nn.Module:
     """The small ViT for 32x32 images as a timm VisionTransformer, in evaluation mode, its weights frozen.
 
-    Args:
-        pretrained: load ``weights`` and the shape of the network they belong to; else the default shape, untrained.
-        weights: a file that :mod:`resattn.dino.pretrain` wrote; by default the one in the package.
-        seed: decides the weights of an untrained one.
+    With ``pretrained`` it has the weights and shape in the file ``weights``, which :mod:`resattn.dino.pretrain` wrote; else the
+    default shape and random weights, decided by ``seed``.
 
     Raises:
         ValueError: the file is missing, damaged, or holds something else.

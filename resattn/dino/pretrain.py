@@ -154,8 +154,9 @@ class Distiller:
 
     def _step(self, images: Tensor) -> Tensor:
         c = self.config
-        kinds = [(2, c.global_size, c.global_area), (c.local_crops, c.local_size, c.local_area)]
-        crops = [self._crops(images, *kind) for kind in kinds if kind[0]]
+        crops = [self._crops(images, 2, c.global_size, c.global_area)]
+        if c.local_crops:
+            crops.append(self._crops(images, c.local_crops, c.local_size, c.local_area))
         with torch.no_grad():
             targets = self._targets(self.teacher(crops[:1]))
         logits = self.student(crops).view(2 + c.local_crops, len(images), -1)

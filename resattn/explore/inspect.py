@@ -66,7 +66,6 @@ class Explorer:
     """A trained network, the ViT it looks through, and a data set to pick images from.
 
     Args:
-        data: the data set.
         weights: "gated" or "printed" for a network that travels with the package, trained on ``shapes``; or the file of one
             trained here, ``runs/training/<slug>/weights.safetensors``.
         vit: the ViT whose heads are shown, and whose map the network gets if it was trained with a ViT's; None means the one it was

@@ -54,9 +54,8 @@ def draw(explorer: Explorer, view: View, a: float | None = None, form: str | Non
 class Panel:
     """Controls to choose a picture, with ``strength`` also a slider for ``a`` and a switch for the ``form``; below them what is drawn.
 
-    Attributes:
-        box: all of it, to display. ``class_filter``, ``index``, ``random``, ``upload``, ``a``, ``form``: the controls. ``message``:
-            which picture was uploaded, or what is wrong with it. ``image``: the PNG. ``view``: what is shown.
+    ``box`` is all of it, to display; ``message`` says which picture was uploaded, or what is wrong with it; ``image`` is the PNG of
+    ``view``.
     """
 
     def __init__(self, explorer: Explorer, strength: bool = False):

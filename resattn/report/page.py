@@ -66,10 +66,8 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
 
 def newest_records() -> Path:
     """The records of the profile that was run last on this machine; the committed ones where none was."""
-    folders = [paths.RUNS / profile / "records" for profile in PRESETS]
-    ages = {folder: max((p.stat().st_mtime for p in folder.glob("*.json")), default=0.0) for folder in folders}
-    newest = max(ages, key=ages.get)
-    return newest if ages[newest] else paths.RESULTS
+    written = [path for profile in PRESETS for path in (paths.RUNS / profile / "records").glob("*.json")]
+    return max(written, key=lambda path: path.stat().st_mtime).parent if written else paths.RESULTS
 
 
 def _facts(runs: pd.DataFrame) -> dict[str, str]:
@@ -118,8 +116,7 @@ def _questions(folders: dict[str, Path]) -> dict[str, pd.DataFrame]:
     tables = {who: claim_table(folder).reset_index() for who, folder in folders.items()}
     table = pd.concat(tables, names=["runs"]).reset_index("runs")
     table = table[table["difference"] != NOT_MEASURED]
-    order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}
-    table = table.sort_values("claim", key=lambda claims: claims.map(order), kind="stable")
+    table = table.iloc[pd.factorize(table["claim"])[0].argsort(kind="stable")]  # claims as they first appear
     columns = ["claim", *(["runs"] if len(folders) > 1 else []), "protocol", "difference", "direction", "reported gain"]
     parts = {text: table.loc[table["question"] == key, columns] for key, text in (QUESTIONS | SEARCH_QUESTIONS).items()}
     return {text: part.loc[:, (part != "").any()] for text, part in parts.items() if len(part)}
