@@ -18,9 +18,8 @@ VIT_SHAPE = {"image_size": 32, "patch": 4, "dim": 64, "depth": 3, "heads": 1}
 def pretraining_record() -> dict:
     """The record of the run that made ``WEIGHTS``, its figures on the object by the names of :func:`resattn.attention.sources.object_focus`."""
     names = {"mass_ratio": "energy_ratio", "peak_inside": "pointing_game"}  # the file was written before they got these
-    return json.loads(
-        RECORD.read_text(encoding="utf-8"), object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()}
-    )
+    text = RECORD.read_text(encoding="utf-8")
+    return json.loads(text, object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()})
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
@@ -33,23 +32,21 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
 def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0) -> nn.Module:
     """The small ViT for 32x32 images as a timm VisionTransformer, in evaluation mode, its weights frozen.
 
-    Args:
-        pretrained: load ``weights`` and the shape of the network they belong to; else the default shape, untrained.
-        weights: a file that :mod:`resattn.dino.pretrain` wrote; by default the one in the package.
-        seed: decides the weights of an untrained one.
+    With ``pretrained`` it has the weights and shape in the file ``weights``, which :mod:`resattn.dino.pretrain` wrote; else the
+    default shape and random weights, decided by ``seed``.
 
     Raises:
         ValueError: the file is missing, damaged, or holds something else.
     """
     if not pretrained:
         return seeded(seed, lambda: build_vit(**VIT_SHAPE)).eval().requires_grad_(False)
-    if (kept := load_arrays(weights)) is None or "config" not in kept[1]:
-        raise ValueError(
-            f"weights must be a file written by resattn.dino.pretrain, got {weights}, which is missing or damaged"
-        )
-    shape = {name: kept[1]["config"].get(name, default) for name, default in VIT_SHAPE.items()}
+    arrays, about = load_arrays(weights) or ({}, {})
+    if "config" not in about:
+        given = f"{weights}, which is missing or damaged"
+        raise ValueError(f"weights must be a file written by resattn.dino.pretrain, got {given}")
+    shape = VIT_SHAPE | {name: value for name, value in about["config"].items() if name in VIT_SHAPE}
     vit = seeded(seed, lambda: build_vit(**shape))
-    vit.load_state_dict({name: torch.from_numpy(array) for name, array in kept[0].items()})
+    vit.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return vit.eval().requires_grad_(False)
 
 
@@ -57,15 +54,7 @@ def build_vit(image_size: int, patch: int, dim: int, depth: int, heads: int) -> 
     """The backbone: timm's VisionTransformer without a classifier, any input size that is a multiple of the patch."""
     from timm.models.vision_transformer import VisionTransformer
 
-    vit = VisionTransformer(
-        img_size=image_size,
-        patch_size=patch,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=heads,
-        mlp_ratio=2.0,
-        num_classes=0,
-        dynamic_img_size=True,
-    )
+    shape = {"img_size": image_size, "patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": heads}
+    vit = VisionTransformer(**shape, mlp_ratio=2.0, num_classes=0, dynamic_img_size=True)
     vit.pretrained_cfg = {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3}
     return vit

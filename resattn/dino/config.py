@@ -27,16 +27,14 @@ class DinoConfig:
         epochs: passes over the training images that the schedules are laid out for.
         stop_after: end after this many of them, or None. Three, because the focus on the object, watched on the validation
             part, fell from the fourth on: with the object told apart, the [CLS] token goes on to learn what surrounds it.
-        batch_size: images a step.
         seed: decides weights, order, crops, the validation part and the drawn images.
         device: as in :class:`resattn.TrainConfig`.
-        image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work: one finds
-            the object, others the rest, and in most trials their mean (Sec. 5.2) found it less often;
-            not in all: dino-tiny-4heads finds it as often as dino-tiny.
+        image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work, and in most trials
+            their mean (Sec. 5.2) found the object less often; not in all: dino-tiny-4heads finds it as often as dino-tiny.
         hidden, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
         lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
-        weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's. A teacher that follows
-            fast follows into the uniform distribution.
+        weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's: one that follows fast
+            follows into the uniform distribution.
         student_temperature, teacher_temperature: in Eq. 2.
         centring: "sinkhorn" (Sinkhorn-Knopp) or "mean" (running mean of the logits, as first published).
         freeze_epochs: how long the prototypes stay as they were drawn.
@@ -115,12 +113,11 @@ class Network(nn.Module):
     def __init__(self, config: DinoConfig):
         super().__init__()
         self.vit = build_vit(**config.vit)
-        layers, width = [], config.dim
-        for _ in range(2):
+        layers = []
+        for width in (config.dim, config.hidden):
             norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
             layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
-            width = config.hidden
-        self.head = nn.Sequential(*layers, nn.Linear(width, _BOTTLENECK))
+        self.head = nn.Sequential(*layers, nn.Linear(config.hidden, _BOTTLENECK))
         self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
 
     def forward(self, crops: list[Tensor]) -> Tensor:

@@ -21,11 +21,9 @@ def random_crops(
     """Cut ``n_crops`` crops from every image, each with its own place, size, flip and colours.
 
     Args:
-        images: uint8 (B, 3, H, W), on the device of ``generator``.
-        n_crops: crops of each image.
+        images: uint8 (B, 3, H, W), on the device of ``generator``, the source of all randomness.
         size: pixels on a side of a crop.
         area: smallest and largest share of the image that a crop covers.
-        generator: source of all randomness.
         jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
         grey: probability that a crop loses its colours.
         swap: how much of a crop's coarse colours (the means of its quarters, blended) gives way to those of a crop of another
@@ -36,12 +34,9 @@ def random_crops(
     """
     n, device = n_crops * len(images), images.device
     uniform = torch.rand(9, n, generator=generator, device=device)
-    crops = F.grid_sample(
-        images.repeat(n_crops, 1, 1, 1).float() / 255,
-        F.affine_grid(_boxes(uniform[:5], area), [n, 3, size, size], align_corners=False),
-        padding_mode="reflection",
-        align_corners=False,
-    )
+    grid = F.affine_grid(_boxes(uniform[:5], area), [n, 3, size, size], align_corners=False)
+    repeated = images.repeat(n_crops, 1, 1, 1).float() / 255
+    crops = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
     crops = _change_colours(crops, 1 + jitter * (2 * uniform[5:8] - 1), uniform[8] < grey)
     crops = crops.view(n_crops, len(images), 3, size, size)
     return _swap_coarse_colours(crops, swap) if swap else crops
@@ -68,6 +63,6 @@ def _change_colours(crops: Tensor, factors: Tensor, to_grey: Tensor) -> Tensor:
 
 
 def _swap_coarse_colours(crops: Tensor, amount: float) -> Tensor:
-    coarse = F.interpolate(F.adaptive_avg_pool2d(crops.flatten(0, 1), 2), crops.shape[-2:], mode="bilinear")
-    coarse = coarse.view_as(crops)
+    quarters = F.adaptive_avg_pool2d(crops.flatten(0, 1), 2)
+    coarse = F.interpolate(quarters, crops.shape[-2:], mode="bilinear").view_as(crops)
     return crops + amount * (coarse.roll(crops.shape[1] // 2, 1) - coarse)

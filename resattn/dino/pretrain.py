@@ -112,9 +112,8 @@ class Distiller:
         self.fit, self.val = _take(self.data.train, fit), _take(self.data.train, val)
         self.pool = self.fit.images
         if config.dataset == "shapes" and config.drawn:
-            self.pool = torch.from_numpy(
-                make_shapes(config.drawn, 1000 + config.seed)[0]
-            )  # datasets.py uses seeds 1 and 2
+            drawn, *_ = make_shapes(config.drawn, 1000 + config.seed)  # datasets.py uses seeds 1 and 2
+            self.pool = torch.from_numpy(drawn)
         self.n_steps = len(self.pool) // config.batch_size  # in an epoch
         if not self.n_steps:
             raise ValueError(f"batch_size must be at most the {len(self.pool)} images, got {config.batch_size}")
@@ -155,8 +154,9 @@ class Distiller:
 
     def _step(self, images: Tensor) -> Tensor:
         c = self.config
-        kinds = [(2, c.global_size, c.global_area), (c.local_crops, c.local_size, c.local_area)]
-        crops = [self._crops(images, *kind) for kind in kinds if kind[0]]
+        crops = [self._crops(images, 2, c.global_size, c.global_area)]
+        if c.local_crops:
+            crops.append(self._crops(images, c.local_crops, c.local_size, c.local_area))
         with torch.no_grad():
             targets = self._targets(self.teacher(crops[:1]))
         logits = self.student(crops).view(2 + c.local_crops, len(images), -1)
@@ -187,7 +187,7 @@ class Distiller:
         bank, vit = _take(self.fit, torch.arange(min(4000, len(self.fit)))), self.teacher.module.vit
         features, queries = (cls_features(vit, part.images) for part in (bank, self.val))
         found = {"knn_acc": knn_accuracy(features, bank.labels, queries, self.val.labels, min(20, len(bank)))}
-        return found | (focus(vit, self.val)["minmax"] if self.val.masks is not None else {})
+        return found if self.val.masks is None else found | focus(vit, self.val)["minmax"]
 
     def state(self) -> dict:
         """All that :meth:`resume` needs."""

@@ -2,7 +2,7 @@
 
 import copy
 import io
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,6 @@ class Explorer:
     """A trained network, the ViT it looks through, and a data set to pick images from.
 
     Args:
-        data: the data set.
         weights: "gated" or "printed" for a network that travels with the package, trained on ``shapes``; or the file of one
             trained here, ``runs/training/<slug>/weights.safetensors``.
         vit: the ViT whose heads are shown, and whose map the network gets if it was trained with a ViT's; None means the one it was
@@ -104,44 +103,40 @@ class Explorer:
         name = f"test image {index}: {self.data.classes[label]}"
         return Picture(name, pixels, pixels.permute(1, 2, 0).numpy(), label, mask)
 
-    def read(self, content: bytes, name: str) -> Picture:
-        """An uploaded file as a picture of the data set's image size; errors as for :func:`read_picture`."""
-        return read_picture(content, name, min(self.data.test.images.shape[-2:]))
-
     @torch.no_grad()
     def look(self, picture: Picture) -> View:
         """All maps of a picture, and the masks that the attention branch makes of the one it gets."""
         image, source = picture.pixels[None], self.config.source
-        heads, saliency = cls_attention(self.vit, vit_input(self.vit, image)), border_contrast(image)
+        attention, saliency = cls_attention(self.vit, vit_input(self.vit, image)), border_contrast(image)
+        heads, average = aggregate_heads(attention, "all")[0], aggregate_heads(attention)[0, 0]
         if source.startswith("dino"):
-            fed = aggregate_heads(heads, self.config.heads)
+            fed = aggregate_heads(attention, self.config.heads)
         else:
             fed = saliency if source == "saliency" else attention_maps(image, source)
         masks = self.net.masks(fed)
         first = len(self.net.attention_blocks) + 1 - len(masks)
-        named = {f"$x_a^{{({first + i})}}$": mask[0] for i, mask in enumerate(masks)}
-        return View(
-            picture, aggregate_heads(heads, "all")[0], aggregate_heads(heads)[0, 0], saliency[0, 0], fed[0], named
-        )
+        named = {f"$x_a^{{({i})}}$": mask[0] for i, mask in enumerate(masks, first)}
+        return View(picture, heads, average, saliency[0, 0], fed[0], named)
 
     @torch.no_grad()
     def answer(self, view: View, a: float, form: str) -> Answer:
         """What the network says of a picture at strength ``a`` in [0, 1] in one of its ``forms``, weights unchanged."""
-        net, on_feature, whole = self._network(a, form), form == "residual", []
-        parts = [block.bn2 if on_feature else block.conv1 for block in net.blocks]
-        watch = lambda _part, inputs, output: whole.append((output if on_feature else inputs[0])[0].abs())  # noqa: E731
-        with ExitStack() as hooks:
-            for part in parts:
-                hooks.callback(part.register_forward_hook(watch).remove)
-            scores = self._scores(net, view)
-        used = coefficients(form, net.a)
-        fixed, gate = (
-            (used.feature, used.feature_gate) if on_feature else (used.skip * used.open, used.skip * used.gate)
-        )
+        net = copy.deepcopy(self._network(a, form))  # its hooks go with it
+        part, whole = "feature" if form == "residual" else "skip", []
+        for block in net.blocks:
+            if part == "feature":
+                block.bn2.register_forward_hook(lambda _layer, _inputs, output: whole.append(output[0].abs()))
+            else:
+                block.conv1.register_forward_pre_hook(lambda _layer, inputs: whole.append(inputs[0][0].abs()))
+        scores, used = self._scores(net, view), coefficients(form, net.a)
+        if part == "feature":
+            fixed, gate = used.feature, used.feature_gate
+        else:
+            fixed, gate = used.skip * used.open, used.skip * used.gate
         masked = [x * (fixed + gate * mask[0]) for x, mask in zip(whole, net.masks(view.attention[None]), strict=True)]
         passed = [float(rest.sum() / x.sum().clamp_min(1e-12)) for rest, x in zip(masked, whole, strict=True)]
         means = [x.mean(0) for x in masked], [x.mean(0) for x in whole]
-        return Answer(net.a, form, scores, scores.softmax(0), "feature" if on_feature else "skip", *means, passed)
+        return Answer(net.a, form, scores, scores.softmax(0), part, *means, passed)
 
     @torch.no_grad()
     def sweep(self, view: View, form: str) -> Tensor:
@@ -152,10 +147,11 @@ class Explorer:
         return view.sweeps[form]
 
     def _scores(self, net: ResAttnNet, view: View) -> Tensor:
-        if self.config.dataset != self.data.name or len(self.net.fc.bias) != len(self.data.classes):
+        shown, trained = len(self.data.classes), len(net.fc.bias)
+        if (self.config.dataset, trained) != (self.data.name, shown):
             raise ValueError(
-                f"weights must be trained on the data set that is shown, {self.data.name!r} with {len(self.data.classes)} classes; "
-                f"got ones trained on {self.config.dataset!r} with {len(self.net.fc.bias)}"
+                f"weights must be trained on the data set that is shown, {self.data.name!r} with {shown} classes; "
+                f"got ones trained on {self.config.dataset!r} with {trained}"
             )
         return net(normalize(view.picture.pixels[None], self.mean, self.std), view.attention[None])[0]
 
@@ -169,13 +165,10 @@ class Explorer:
 def read_picture(content: bytes, name: str, size: int = 32) -> Picture:
     """A picture from a file's bytes: its centre square, ``size`` pixels on a side, and a larger copy to look at.
 
-    Args:
-        content: the bytes of a PNG, JPEG, or anything else that Pillow reads; transparent parts become white.
-        name: the file's name, for messages.
-        size: pixels on a side, in the data set's way; the picture must not be smaller.
+    ``content`` is a PNG, JPEG, or anything else that Pillow reads; transparent parts become white. ``name`` is for messages.
 
     Raises:
-        ValueError: the file cannot be read as a picture, or is too small.
+        ValueError: the file cannot be read as a picture, or a side is below ``size``.
     """
     from PIL import Image, ImageOps
 
@@ -186,12 +179,11 @@ def read_picture(content: bytes, name: str, size: int = 32) -> Picture:
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more on damaged files
         raise ValueError(f"{name} cannot be read as a picture ({type(error).__name__})") from error
     if min(picture.size) < size:
-        raise ValueError(
-            f"{name} is {picture.width}x{picture.height} pixels; both sides must be at least {size}, what the network gets"
-        )
+        given = f"{name} is {picture.width}x{picture.height} pixels"
+        raise ValueError(f"{given}; both sides must be at least {size}, what the network gets")
 
     def square(side: int) -> np.ndarray:
         cut = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
         return np.asarray(Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB"))
 
-    return Picture(name, torch.from_numpy(square(size).transpose(2, 0, 1).copy()), square(min(_SHOWN, *picture.size)))
+    return Picture(name, torch.tensor(square(size)).permute(2, 0, 1), square(min(_SHOWN, *picture.size)))

@@ -18,7 +18,7 @@ from resattn.plots.style import ATTENTION, CLASSIFICATION, STYLE
 _WIDTH = 8.6  # inches
 _LINES = (("#222222", "-"), ("#0072b2", "--"), ("#d55e00", "-."), ("#009e73", ":"))
 _LOOK = STYLE | {"font.size": 8, "axes.titlesize": 8, "axes.titlepad": 4, "xtick.major.size": 0, "ytick.major.size": 0}
-_LARGEST_LIST = 10  # classes whose bars fit
+_BARS = 10  # classes whose bars fit
 _HEADS_IN_A_ROW = 8
 
 
@@ -29,19 +29,19 @@ def map_view(view: View) -> Figure:
     A mask has many channels. Shown are their mean, stretched to its own range, which the title gives, and the two channels that
     follow the map most closely and least, on the scale from 0 to 1.
     """
-    rows = -(-len(view.heads) // _HEADS_IN_A_ROW) if len(view.heads) > 1 else 0
+    heads = view.heads if len(view.heads) > 1 else ()
+    rows = -(-len(heads) // _HEADS_IN_A_ROW)
     figure = Figure(figsize=(_WIDTH, 4.25 + 1.25 * rows))
-    heads = f"mean of {len(view.heads)} heads" if rows else "its one head"
     _panel(figure, view.picture.shown, 0.1, 0.5, 1.65, view.picture.name)
     if view.picture.mask is not None:
         _panel(figure, view.picture.mask[0], 1.9, 0.5, 1.65, "true object")
-    _panel(figure, view.average, 0.1, 2.45, 1.65, f"[CLS] attention, {heads}")
+    made = f"mean of {len(heads)} heads" if rows else "its one head"
+    _panel(figure, view.average, 0.1, 2.45, 1.65, f"[CLS] attention, {made}")
     _panel(figure, view.saliency, 1.9, 2.45, 1.65, "saliency")
     grey, side, down = view.picture.shown.mean(2), 1.06, (0.5, 1.77, 3.04)
-    for y, words in zip(
-        down, ("mean,\nstretched", "channel\nnearest\nto the map", "channel\nfarthest\nfrom it"), strict=True
-    ):
-        figure.text(4.48 / _WIDTH, 1 - (y + side / 2) / figure.get_figheight(), words, ha="right", va="center")
+    labels = "mean,\nstretched", "channel\nnearest\nto the map", "channel\nfarthest\nfrom it"
+    for y, label in zip(down, labels, strict=True):
+        figure.text(4.48 / _WIDTH, 1 - (y + side / 2) / figure.get_figheight(), label, ha="right", va="center")
     for i, (name, mask) in enumerate(view.masks.items()):
         x, mean, follows = 4.58 + 1.2 * i, mask.mean(0), _agreement(mask, view.attention.mean(0))
         span = float(mean.min()), float(mean.max())
@@ -49,10 +49,9 @@ def map_view(view: View) -> Figure:
         for y, channel in zip(down[1:], (int(follows.argmax()), int(follows.argmin())), strict=True):
             _panel(figure, mask[channel], x, y, side, f"channel {channel}", over=grey)
     _scale(figure, 4.58 + 1.2 * len(view.masks), down[1], down[2] + side - down[1], ("0", "1"), over=128)
-    for k, head in enumerate(view.heads if rows else ()):
-        _panel(
-            figure, head, 0.1 + 1.065 * (k % _HEADS_IN_A_ROW), 4.5 + 1.25 * (k // _HEADS_IN_A_ROW), 0.98, f"head {k}"
-        )
+    for k, head in enumerate(heads):
+        row, column = divmod(k, _HEADS_IN_A_ROW)
+        _panel(figure, head, 0.1 + 1.065 * column, 4.5 + 1.25 * row, 0.98, f"head {k}")
     return figure
 
 
@@ -60,12 +59,8 @@ def map_view(view: View) -> Figure:
 def strength_view(view: View, answer: Answer, trained: Answer, sweep: Tensor, classes: Sequence[str]) -> Figure:
     """What passes the masks at one strength and form, what the network answers, and how the answer moves with the strength.
 
-    Args:
-        view: the picture.
-        answer: at the chosen strength and form.
-        trained: at those the weights were trained with, drawn as outlines.
-        sweep: float (len(SWEEP), classes), probabilities at every strength in the chosen form.
-        classes: names.
+    ``trained`` is the answer at the strength and form that the weights were trained with, drawn as outlines; ``sweep``, float
+    (len(SWEEP), classes), holds the probabilities at every strength in the chosen form.
     """
     figure, side, step = Figure(figsize=(_WIDTH, 4.78)), 1.38, 1.56
     _panel(figure, view.picture.shown, 0.1, 0.5, side, view.picture.name)
@@ -79,33 +74,29 @@ def strength_view(view: View, answer: Answer, trained: Answer, sweep: Tensor, cl
     return figure
 
 
-def png(figure: Figure, dpi: int = 100) -> bytes:
+def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG, quickly: no tight box, little compression."""
-    from PIL import Image
-
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "png", compress_level=1)
+    figure.set_dpi(100)
+    FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
 def _draw_bars(ax: Axes, picture: Picture, answer: Answer, trained: Answer, classes: Sequence[str]) -> None:
     """Probabilities as bars with the scores beside them, in class order; of many classes, the likeliest."""
-    order = list(range(len(classes)))
-    if len(classes) > _LARGEST_LIST:
-        order = answer.probabilities.argsort(descending=True)[:_LARGEST_LIST].tolist()
+    order = range(len(classes))
+    if len(classes) > _BARS:
+        order = answer.probabilities.argsort(descending=True)[:_BARS].tolist()
     predicted, rows = int(answer.probabilities.argmax()), range(len(order))
     colours = [CLASSIFICATION if k == predicted else "#bbbbbb" for k in order]
-    ax.barh(rows, 100 * answer.probabilities[order].numpy(), 0.7, color=colours)
-    ax.barh(rows, 100 * trained.probabilities[order].numpy(), 0.7, facecolor="none", edgecolor="#222222", linewidth=0.8)
+    shown, outlined = (100 * said.probabilities[list(order)].numpy() for said in (answer, trained))
+    ax.barh(rows, shown, 0.7, color=colours)
+    ax.barh(rows, outlined, 0.7, facecolor="none", edgecolor="#222222", linewidth=0.8)
     ax.set_yticks(rows, [classes[k] + (" (true)" if k == picture.label else "") for k in order])
     for row, k in enumerate(order):
         ax.get_yticklabels()[row].set_fontweight("bold" if k == predicted else "normal")
-        ax.text(
-            120, row, f"{float(answer.scores[k]):+.1f}", fontsize=7, ha="right", va="center_baseline", color="#555555"
-        )
+        score = f"{float(answer.scores[k]):+.1f}"
+        ax.text(120, row, score, fontsize=7, ha="right", va="center_baseline", color="#555555")
     ax.text(1.2, 1.05, "score", transform=ax.transAxes, fontsize=7, ha="right", color="#555555")
     verdict = "" if picture.label is None else (", right" if predicted == picture.label else ", wrong")
     ax.set_title(f"{answer.form}, a = {answer.a:g}: {classes[predicted]}{verdict}", loc="left", fontsize=9, pad=9)
@@ -151,7 +142,7 @@ def _scale(figure: Figure, x: float, y: float, height: float, labels: Sequence[s
     ax.yaxis.tick_right()
 
 
-def _colours(ax: Axes, values: Tensor | np.ndarray, span: tuple[float, float], over: np.ndarray | None) -> None:
+def _colours(ax: Axes, values, span, over) -> None:
     place = {"extent": (0, 1, 0, 1), "aspect": "auto"}
     if over is not None:
         ax.imshow(over, cmap="gray", vmin=-100, vmax=400, **place)
@@ -161,9 +152,9 @@ def _colours(ax: Axes, values: Tensor | np.ndarray, span: tuple[float, float], o
 
 def _agreement(mask: Tensor, attention: Tensor) -> Tensor:
     """Correlation of each channel of (C, H, W) with a map (h, w): (C,); 0 where either is constant."""
-    small = F.interpolate(attention[None, None], mask.shape[1:], mode="bilinear", antialias=True)[0, 0].flatten()
-    a, b = mask.flatten(1) - mask.flatten(1).mean(1, keepdim=True), small - small.mean()
-    return (a @ b) / (a.norm(dim=1) * b.norm()).clamp_min(1e-12)
+    small = F.interpolate(attention[None, None], mask.shape[1:], mode="bilinear", antialias=True)[0, 0]
+    a, b = (x - x.mean((-2, -1), keepdim=True) for x in (mask, small))
+    return F.cosine_similarity(a.flatten(1), b.flatten()[None])
 
 
 def _spread(heights: list[float], gap: float, ceiling: float) -> list[float]:

@@ -1,7 +1,10 @@
 """The report: one offline page of one's own runs beside the published evidence. Also ``python -m resattn report``."""
 
 import base64
+import itertools
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,8 +31,8 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
     Args:
         records: folder of run records, and of searches in ``search`` below it. Missing or empty: the page says so. Where it is not
             that of the published evidence, ``results/``, both are shown side by side.
-        figures: every SVG and PNG here is shown, the SVG where both are there.
-        notebooks: executed notebooks.
+        figures: folder; of a figure that is there as SVG and PNG the SVG is shown.
+        notebooks: folder of executed notebooks.
         out: where to write; files of other names in it are left alone.
 
     Returns:
@@ -58,22 +61,19 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
         "files": _copy_records(records, out),
     }
     html = templates().get_template("report.html").render(content)
-    return atomic_write(out / "index.html", lambda partial: partial.write_text(html, encoding="utf-8"))
+    return atomic_write(out / "index.html", lambda file: file.write_text(html, encoding="utf-8"))
 
 
 def newest_records() -> Path:
     """The records of the profile that was run last on this machine; the committed ones where none was."""
-    folders = [paths.RUNS / profile / "records" for profile in PRESETS]
-    ages = {folder: max((p.stat().st_mtime for p in folder.glob("*.json")), default=0.0) for folder in folders}
-    newest = max(ages, key=ages.get)
-    return newest if ages[newest] else paths.RESULTS
+    written = [path for profile in PRESETS for path in (paths.RUNS / profile / "records").glob("*.json")]
+    return max(written, key=lambda path: path.stat().st_mtime).parent if written else paths.RESULTS
 
 
 def _facts(runs: pd.DataFrame) -> dict[str, str]:
     """Machines, versions, code, time: what the records say of how they were made; what they do not say is left out."""
-    said = pd.json_normalize(
-        [json.loads(Path(path).read_text(encoding="utf-8"))["environment"] for path in runs["path"]]
-    )
+    records = (json.loads(Path(path).read_text(encoding="utf-8")) for path in runs["path"])
+    said = pd.json_normalize([record["environment"] for record in records])
     facts = {name.removeprefix("versions."): values.dropna().astype(str).unique() for name, values in said.items()}
     names = ("device", "precision", "python", "torch", "timm", "revision")
     facts = {name: ", ".join(facts[name]) for name in names if len(facts.get(name, ()))}
@@ -84,36 +84,27 @@ def _accuracies(runs: pd.DataFrame) -> pd.DataFrame:
     """Every network's accuracy at every protocol, and its difference to the baseline, as text."""
     keys = ["dataset", "protocol", "network"]
     words = {key: describe_protocol(group, maps=False) for key, group in runs.groupby(keys[:2])}
-    table = accuracy_table(runs).merge(
-        paired_differences(runs)[[*keys, "mean", "half"]], "left", keys, suffixes=("", "_difference")
-    )
-    rows = [
-        {
-            "data set": row.dataset,
-            "network": row.name,
-            "test accuracy (%)": format_interval(row.mean, row.half, row.seeds),
-            "against ResNet8": signed(row.mean_difference, row.half_difference)
-            if np.isfinite(row.mean_difference)
-            else "–",
-            "settings": words[row.dataset, row.protocol],
-        }
-        for row in table.itertuples(index=False)
-    ]
-    return pd.DataFrame(rows)
+    gains = paired_differences(runs)[[*keys, "mean", "half"]]
+    rows = []
+    for row in accuracy_table(runs).merge(gains, "left", keys, suffixes=("", "_gain")).itertuples(index=False):
+        accuracy = format_interval(row.mean, row.half, row.seeds)
+        gain = signed(row.mean_gain, row.half_gain) if np.isfinite(row.mean_gain) else "–"
+        rows.append((row.dataset, row.name, accuracy, gain, words[row.dataset, row.protocol]))
+    return pd.DataFrame(rows, columns=["data set", "network", "test accuracy (%)", "against ResNet8", "settings"])
 
 
 def _table3(runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Table 3 as text: for each data set and protocol that somebody ran the paper's numbers and theirs."""
     columns = {}
-    for preset in PRESETS:
-        for who, table in {who: table3(own, preset) for who, own in runs.items()}.items():
-            for name, cells in table.items():
-                dataset, _, whose = name.rpartition(" (")
-                if whose == "paper)" or not (cells != NOT_MEASURED).any():
-                    continue
-                if dataset in PAPER_TABLE3:
-                    columns[dataset, "", "paper"] = table[f"{dataset} (paper)"]
-                columns[dataset, preset if dataset in PAPER_TABLE3 else "", who] = cells
+    for preset, (who, own) in itertools.product(PRESETS, runs.items()):
+        table = table3(own, preset)
+        for name in table.columns[(table != NOT_MEASURED).any()]:
+            dataset, _, whose = name.rpartition(" (")
+            if whose == "paper)":
+                continue
+            if dataset in PAPER_TABLE3:
+                columns[dataset, "", "paper"] = table[f"{dataset} (paper)"]
+            columns[dataset, preset if dataset in PAPER_TABLE3 else "", who] = table[name]
     networks = list(dict.fromkeys(name for cells in columns.values() for name in cells.index))
     order = sorted(columns, key=lambda key: (key[0] not in PAPER_TABLE3, key[0], key[2] != "paper"))
     named = {", ".join(filter(None, key)): columns[key].reindex(networks).fillna(NOT_MEASURED) for key in order}
@@ -125,8 +116,7 @@ def _questions(folders: dict[str, Path]) -> dict[str, pd.DataFrame]:
     tables = {who: claim_table(folder).reset_index() for who, folder in folders.items()}
     table = pd.concat(tables, names=["runs"]).reset_index("runs")
     table = table[table["difference"] != NOT_MEASURED]
-    order = {claim: place for place, claim in enumerate(dict.fromkeys(table["claim"]))}
-    table = table.sort_values("claim", key=lambda claims: claims.map(order), kind="stable")
+    table = table.iloc[pd.factorize(table["claim"])[0].argsort(kind="stable")]  # claims as they first appear
     columns = ["claim", *(["runs"] if len(folders) > 1 else []), "protocol", "difference", "direction", "reported gain"]
     parts = {text: table.loc[table["question"] == key, columns] for key, text in (QUESTIONS | SEARCH_QUESTIONS).items()}
     return {text: part.loc[:, (part != "").any()] for text, part in parts.items() if len(part)}
@@ -136,8 +126,8 @@ def _copy_records(records: Path, out: Path) -> dict[str, list[dict]]:
     """Put a copy of each record beside the page, so that the report can be moved as one folder; names and links by folder."""
     files: dict[str, list[dict]] = {}
     for path in sorted(records.rglob("*.json")):
-        name, content = path.relative_to(records), path.read_bytes()
-        atomic_write(out / "records" / name, lambda partial, content=content: partial.write_bytes(content))
+        name = path.relative_to(records)
+        atomic_write(out / "records" / name, partial(shutil.copyfile, path))
         about = {"name": name.name, "href": quote(f"records/{name.as_posix()}")}
         files.setdefault(name.parent.as_posix().removeprefix("."), []).append(about)
     return dict(sorted(files.items()))
@@ -145,13 +135,11 @@ def _copy_records(records: Path, out: Path) -> dict[str, list[dict]]:
 
 def _write_pages(notebooks: Path, out: Path) -> list[dict]:
     """Render the executed notebooks; name, title and link of each."""
-    found = [path for path in sorted(notebooks.glob("*.ipynb")) if not path.name.endswith(".partial.ipynb")]
-    for path in found:
-        write_page(path, out / "notebooks" / f"{path.stem}.html")
-    return [
-        {"name": path.stem, "title": notebook_title(path), "href": quote(f"notebooks/{path.stem}.html")}
-        for path in found
-    ]
+    pages = []
+    for path in sorted(set(notebooks.glob("*.ipynb")) - set(notebooks.glob("*.partial.ipynb"))):
+        page = write_page(path, out / "notebooks" / f"{path.stem}.html")
+        pages.append({"name": path.stem, "title": notebook_title(path), "href": quote(f"notebooks/{page.name}")})
+    return pages
 
 
 def _figures(folder: Path) -> list[dict]:

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from resattn.files import atomic_write
 
-TEMPLATES = Path(__file__).parent / "templates"
 _TAGS = (
     "a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong sub sup table tbody td tfoot th "
     "thead tr ul math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable "
@@ -25,13 +24,8 @@ _CODE_STYLES = ("xcode", "github-dark")  # of Pygments: on light, on dark
 @functools.cache
 def templates() -> jinja2.Environment:
     """The page templates of the package; what is put into them is escaped, and a name they lack is an error."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader, tidy = jinja2.PackageLoader("resattn.report"), {"trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **tidy)
 
 
 def notebook_title(path: Path | str) -> str:
@@ -42,13 +36,8 @@ def notebook_title(path: Path | str) -> str:
 
 
 def write_page(notebook: Path | str, target: Path, back: str = "../index.html") -> Path:
-    """Render an executed notebook to ``target``, with a link ``back``.
-
-    Raises:
-        ValueError: the file is not a notebook.
-    """
-    notebook = Path(notebook)
-    content = _read(notebook)
+    """Render an executed notebook to ``target``, with a link ``back``; ValueError where the file is not a notebook."""
+    notebook, content = Path(notebook), _read(notebook)
     _describe_pictures(content)
     body, _ = _exporter().from_notebook_node(content)
     body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas' own, for each table
@@ -96,10 +85,8 @@ def _exporter():
     formats = ["text/html", "text/markdown", "image/png", "image/jpeg", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": formats}})
     exporter = HTMLExporter(template_name="basic", config=config)
-    exporter.register_filter(
-        "markdown2html",
-        lambda source: MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source),
-    )
+    markdown = MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True))
+    exporter.register_filter("markdown2html", markdown.render)
     return exporter
 
 

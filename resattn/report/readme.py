@@ -14,7 +14,7 @@ from resattn.files import atomic_write
 
 
 def readme_parts() -> dict[str, str]:
-    """Each made part of the README by its name, as Markdown: Table 3 at "reduced" where that has runs, else at the paper's protocol; and at "short"."""
+    """Markdown of the README's parts by name: Table 3 at "reduced" where that has runs, else at the paper's protocol; and at "short"."""
     records = load_records(paths.RESULTS)
     reduced = records[(records["preset"] == "reduced") & records["dataset"].isin(PAPER_TABLE3)]
     main = table3(reduced, "reduced") if len(reduced) else table3(records)
@@ -27,22 +27,16 @@ def between_marks(name: str, part: str) -> str:
 
 
 def main() -> None:
-    """Write the made parts into the README, and ``results/CLAIMS.md``.
-
-    Raises:
-        ValueError: the README lacks the marks of a part.
-    """
-    parts = readme_parts()
+    """Write the made parts into the README, and ``results/CLAIMS.md``; ValueError where the README lacks the marks of a part."""
     readme = paths.CHECKOUT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for name, part in parts.items():
+    for name, part in readme_parts().items():
         first, last = between_marks(name, "\n").split("\n\n\n")
         if first not in text or last not in text:
             raise ValueError(f"README.md must hold the marks {first!r} and {last!r}")
         before, _, rest = text.partition(first)
         text = before + between_marks(name, part) + rest.partition(last)[2]
-    claims = claims_page(paths.RESULTS)
-    for path, content in ((readme, text), (paths.RESULTS / "CLAIMS.md", claims)):
+    for path, content in {readme: text, paths.RESULTS / "CLAIMS.md": claims_page(paths.RESULTS)}.items():
         atomic_write(path, lambda partial, content=content: partial.write_text(content, encoding="utf-8"))
 
 
