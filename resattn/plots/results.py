@@ -92,7 +92,7 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
         half = None if np.isnan(row.half) else row.half
         look = {"color": style["color"], "marker": style["marker"], "markersize": 6, "capsize": 3, "linewidth": 1.6}
         ax.errorbar(row.mean, i, xerr=half, **look)
-        if np.isfinite(row.paper) and runs["full"].all():  # other settings reach other levels
+        if np.isfinite(row.paper) and (runs["preset"] == "paper").all():  # other settings reach other levels
             ax.plot(row.paper, i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
     each = "" if table["seeds"].nunique() == 1 else " ({} seeds)"
     labels = [row.variant + each.format(row.seeds) for row in table.itertuples()]
