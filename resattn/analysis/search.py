@@ -142,7 +142,7 @@ def _searches(trials: pd.DataFrame):
 
 def _confirmed(group: pd.DataFrame, recipe: tuple[float, float]) -> pd.Series:
     """Validation accuracy (percent) by seed where one search trained a recipe again."""
-    chosen = (group["stage"] == "confirm") & (group[_RECIPE] == recipe).all(axis=1)
+    chosen = (group["stage"] == "confirm") & (group[_RECIPE] == list(recipe)).all(axis=1)
     return 100 * group[chosen].set_index("seed")["val_acc"]
 
 
