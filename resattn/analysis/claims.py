@@ -37,10 +37,9 @@ def differences(records: pd.DataFrame) -> pd.DataFrame:
     """Every comparison that records allow, in the order of ``COMPARISONS``, paired by seed within one data set and protocol.
 
     Returns:
-        Columns "dataset", "protocol", "preset", "words" (the protocol for people), "question", "one", "other", "claim" (the pair for people),
-        "claimed" (gain that the paper reports, or NaN), "place" (in the paper, or ""), "metric", "better", "seeds", "mean" and
-        "half" (of the 95 % interval, in points or epochs; half is NaN for one seed), "p" (adjusted), "looked_at" (comparisons it
-        is adjusted for), "direction", "size", "significant", "folder" (of the records).
+        What a :class:`resattn.experiments.protocols.Comparison` has, and "words" (the protocol) and "claim" (the pair) for people, "claimed" (gain that the paper
+        reports, or NaN), "seeds", "mean" and "half" (of the 95 % interval, in points or epochs; half is NaN for one seed), "p"
+        (adjusted), "looked_at" (comparisons it is adjusted for), "direction", "size", "significant", "folder" (of the records).
     """
     rows = []
     records = one_per_seed(records)
@@ -48,14 +47,13 @@ def differences(records: pd.DataFrame) -> pd.DataFrame:
     for (dataset, protocol), group in records.groupby(["dataset", "protocol"]):
         runs = {one: own.set_index("seed") for one, own in group.groupby("network")}
         about = {"dataset": dataset, "protocol": protocol, "preset": group["preset"].iloc[0], "words": _words(group)}
-        for row in COMPARISONS:
-            if row.one in runs and row.other in runs:
-                one, other = runs[row.one], runs[row.other]
-                column = "accuracy" if row.metric == "accuracy" else "epochs_needed"
-                seeds, mean, half = paired_difference(one[column], other[column])
-                said = {"claim": pair_name(row.one, row.other), "claimed": row.claimed.get(dataset, np.nan)}
-                said |= {"folder": str(Path(one["path"].iloc[0]).parent), "seeds": seeds, "mean": mean, "half": half}
-                rows += [about | row._asdict() | said] if seeds else []
+        for row in (row for row in COMPARISONS if row.one in runs and row.other in runs):
+            one, other = runs[row.one], runs[row.other]
+            column = "accuracy" if row.metric == "accuracy" else "epochs_needed"
+            seeds, mean, half = paired_difference(one[column], other[column])
+            said = {"claim": pair_name(row.one, row.other), "claimed": row.claimed.get(dataset, np.nan)}
+            said |= {"folder": str(Path(one["path"].iloc[0]).parent), "seeds": seeds, "mean": mean, "half": half}
+            rows += [about | row._asdict() | said] if seeds else []
     return _judged(rows)
 
 
@@ -75,14 +73,11 @@ def answer(table: pd.DataFrame, question: str) -> str:
     """What :func:`differences` say to one question, protocol by protocol: how many were looked at, and a line for each."""
     parts = []
     for _, rows in table[table["question"] == question].groupby(["dataset", "protocol"], sort=False):
-        words = rows["words"].iloc[0]
-        clear = int(rows["significant"].sum())
+        words, clear, width = rows["words"].iloc[0], rows["significant"].sum(), rows["claim"].str.len().max()
         lines = [f"{words}: {clear} of {len(rows)} differences are significant after Holm's correction"]
-        width = max(map(len, rows["claim"]))
-        lines += [
-            f"  {row.claim:{width}s}  {interval_text(row)}  {verdict(row.mean, row.half, row.p, row.better)}"
-            for row in rows.itertuples()
-        ]
+        for row in rows.itertuples():
+            said = verdict(row.mean, row.half, row.p, row.better)
+            lines.append(f"  {row.claim:{width}s}  {interval_text(row)}  {said}")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or "No records yet."
 
@@ -94,9 +89,8 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
         results: folder of records, with those of searches in ``search`` below it; trials in ``checks`` and ``tuning`` do not count.
 
     Returns:
-        Indexed by "claim" (the first is better than the second), columns "protocol", "difference", "direction", "reported gain",
-        "evidence", "question" (a key of ``QUESTIONS`` or ``SEARCH_QUESTIONS``), "place" (in the paper) and "looked_at" (number of
-        comparisons that share Holm's correction).
+        The columns ``_TEXTS``, indexed by "claim" (the first is better than the second); "question" is a key of ``QUESTIONS`` or
+        ``SEARCH_QUESTIONS``, "looked_at" the number of comparisons that share Holm's correction.
     """
     records = load_records(results)
     table = differences(records.loc[[Path(path).parent.name not in _NO_EVIDENCE for path in records["path"]]])
@@ -105,9 +99,18 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
     for question in ("accuracy", "convergence"):
         measured = set(table[table["question"] == question]["dataset"])
         for dataset in [name for name in PAPER_TABLE3 if name not in measured]:
-            missing = {"claim": "a > 0 − a = 0", "protocol": DATASETS[dataset], "evidence": _notebook(question)}
-            missing |= dict.fromkeys(("difference", "direction"), NOT_MEASURED) | {"reported gain": "", "place": ""}
-            rows.append(missing | {"question": question, "looked_at": 0})
+            said = [
+                "a > 0 − a = 0",
+                DATASETS[dataset],
+                NOT_MEASURED,
+                NOT_MEASURED,
+                "",
+                _notebook(question),
+                question,
+                "",
+                0,
+            ]
+            rows.append(dict(zip(_TEXTS, said, strict=True)))
     order = [*QUESTIONS, *SEARCH_QUESTIONS]
     frame = pd.DataFrame(rows, columns=_TEXTS)
     return frame.sort_values("question", key=lambda column: column.map(order.index), kind="stable").set_index("claim")
@@ -156,35 +159,26 @@ def _judged(rows: list[dict]) -> pd.DataFrame:
 
 def _search_differences(trials: pd.DataFrame) -> pd.DataFrame:
     """The answers of searches as rows like those of :func:`differences`."""
+    searches = trials.groupby("protocol").first()
+    recipe, schedule = best_against_paper(trials), cosine_against_constant(trials)
+    recipe["claim"] = [f"{row.network}, {row.schedule}: best recipe found − Table 1's" for row in recipe.itertuples()]
+    schedule["claim"] = [f"{one}: cosine − constant, each at its best recipe" for one in schedule["network"]]
+    recipe = recipe.assign(question="recipe", place="Sec. 5.1, Table 1", better=-1)
+    schedule = schedule.assign(question="schedule", place="", better=1)
     rows = []
-    for question, table, place, better, pair in (
-        ("recipe", best_against_paper(trials), "Sec. 5.1, Table 1", -1, "best recipe found − Table 1's"),
-        ("schedule", cosine_against_constant(trials), "", 1, "cosine − constant, each at its best recipe"),
-    ):
-        for row in table[table["seeds"] > 0].itertuples():
-            search = trials[trials["protocol"] == row.protocol].iloc[0]
-            said = f"{row.network}{f', {row.schedule}' if question == 'recipe' else ''}: {pair}"
-            about = {"dataset": row.dataset, "protocol": row.protocol, "preset": "other", "question": question}
-            about |= {"claim": said, "claimed": np.nan, "place": place, "metric": "accuracy", "better": better}
-            about["words"] = f"{_pixels(search)}, validation"
-            rows.append(about | {"seeds": row.seeds, "mean": row.mean, "half": row.half})
+    for row in [*recipe.to_dict("records"), *schedule[schedule["seeds"] > 0].to_dict("records")]:
+        words = f"{_pixels(searches.loc[row['protocol']])}, validation"
+        rows.append(row | {"preset": "other", "words": words, "metric": "accuracy", "claimed": np.nan})
     return _judged(rows)
 
 
-def _text(row, results: Path) -> dict:
-    reported = f"{row.claimed:+.1f}" if row.claimed else "none"
+def _text(row: Any, results: Path) -> dict:
+    difference = f"{signed(row.mean, row.half)} {_UNITS[row.metric]} ({row.seeds})"
+    reported = ", ".join(filter(None, [f"{row.claimed:+.1f}" if row.claimed else "none", row.size]))
     folder = (Path("results") / Path(row.folder).relative_to(results)).as_posix()
-    return {
-        "claim": row.claim,
-        "protocol": row.words,
-        "difference": f"{signed(row.mean, row.half)} {_UNITS[row.metric]} ({row.seeds})",
-        "direction": verdict(row.mean, row.half, row.p, row.better),
-        "reported gain": ", ".join(part for part in (reported, row.size) if part) if np.isfinite(row.claimed) else "",
-        "evidence": f"{_notebook(row.question)}, [records]({folder})",
-        "question": row.question,
-        "place": row.place,
-        "looked_at": row.looked_at,
-    }
+    said = [row.claim, row.words, difference, verdict(row.mean, row.half, row.p, row.better)]
+    said += [reported if np.isfinite(row.claimed) else "", f"{_notebook(row.question)}, [records]({folder})"]
+    return dict(zip(_TEXTS, [*said, row.question, row.place, row.looked_at], strict=True))
 
 
 def _words(runs: pd.DataFrame) -> str:

@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 
 from resattn.config import FORMS, PAPER, PRESETS, WIDTHS, TrainConfig
-from resattn.experiments.protocols import PAPER_TABLE3 as PAPER_TABLE3  # read from here too
-from resattn.experiments.protocols import RESNET8, network
+from resattn.experiments.protocols import Network, network
 from resattn.files import file_name
 
-BASELINE = RESNET8.name
 NOT_MEASURED = "not measured yet"
 _NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths", "depths")
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
-_COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "full", "protocol", *_SETTINGS)
+_COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "protocol", *_SETTINGS)
 _COLUMNS += ("test_acc", "test_acc_at_best_val", "parameters", "seconds", "device", "history", "path")
 _FRACTION, _POSITIVE = {"type": "number", "minimum": 0, "maximum": 1}, {"type": "number", "minimum": 0}
 _COUNT, _TEXT = {"type": "integer", "minimum": 1}, {"type": "string"}
@@ -27,22 +25,16 @@ def _object(needed: str, **properties: Any) -> dict:
 
 
 _EPOCH = _object("train_loss val_loss val_acc", train_loss=_POSITIVE, val_loss=_POSITIVE, val_acc=_FRACTION)
+_ACCURACIES = dict.fromkeys(("test_acc", "test_acc_at_best_val"), _FRACTION)
+_COUNTED = {"best_val_epoch": _COUNT, "epochs": {"type": "array", "minItems": 1, "items": _EPOCH}}
 _METRICS = _object(
-    "test_acc test_acc_at_best_val best_val_epoch epochs",
-    **dict.fromkeys(("test_acc", "test_acc_at_best_val"), _FRACTION),
-    test_loss=_POSITIVE,
-    best_val_epoch=_COUNT,
-    epochs={"type": "array", "minItems": 1, "items": _EPOCH},
+    "test_acc test_acc_at_best_val best_val_epoch epochs", **_ACCURACIES, test_loss=_POSITIVE, **_COUNTED
 )
-_ENVIRONMENT = _object(
-    "seconds device",
-    **dict.fromkeys(("device", "instruction_set", "python", "precision", "finished"), _TEXT),
-    seconds=_POSITIVE,
-    peak_memory_mb=_POSITIVE,
-    threads=_COUNT,
-    versions={"type": "object", "additionalProperties": _TEXT},
-    revision={"type": ["string", "null"]},  # null outside a git checkout
-)
+_TEXTS = dict.fromkeys(("device", "instruction_set", "python", "precision", "finished"), _TEXT)
+_USED = {"seconds": _POSITIVE, "peak_memory_mb": _POSITIVE, "threads": _COUNT}
+_CODE = {"versions": {"type": "object", "additionalProperties": _TEXT}}
+_CODE |= {"revision": {"type": ["string", "null"]}}  # null outside a git checkout
+_ENVIRONMENT = _object("seconds device", **_TEXTS, **_USED, **_CODE)
 _PARTS = {"config": {"type": "object"}, "metrics": _METRICS, "parameters": _COUNT, "environment": _ENVIRONMENT}
 _RECORD = _object("config metrics parameters environment", **_PARTS)
 
@@ -51,26 +43,22 @@ def load_records(*folders: Path | str) -> pd.DataFrame:
     """All records below the folders, one row each, sorted by data set, network and seed; records of searches are left out.
 
     Returns:
-        Columns "dataset", "network" (a :class:`resattn.experiments.protocols.Network`) and its parts ("name" and "variant" for people, "model",
-        "form", "a", "source", "base", "heads", "weights", "widths"), "seed", "preset" ("other" where the settings, maps aside, are
-        none's), "full" (the paper's), "protocol" (every setting but network and seed, as text), "epochs", "image_size",
-        "batch_size", "lr", "weight_decay", "schedule", "test_acc" and "test_acc_at_best_val" (fractions), "parameters",
-        "seconds", "device", "history" (the list of epochs), "path". Empty, with these columns, where there is none.
+        Columns as ``_COLUMNS`` names them; "network" is a :class:`resattn.experiments.protocols.Network`, "name" and "variant" are for
+        people, "preset" is "other" where the settings, maps aside, are none's, "protocol" is every setting but network and seed as
+        text, accuracies are fractions, "history" is the list of epochs. Empty, with these columns, where there is none.
 
     Raises:
         ValueError: a file is not what training wrote, or one run has two results; the message names the file.
     """
     rows: dict[str, dict] = {}
     for path in sorted(path for folder in folders for path in Path(folder).rglob("*.json")):
-        record = read_record(path)
-        if record is None:
-            continue
-        row = _row(record, path)
-        first = rows.setdefault(path.stem, row)
-        if first["history"] != row["history"] or first["test_acc"] != row["test_acc"]:
-            raise ValueError(f"record {path} is the run of {first['path']} with another result; keep one of them")
+        if (record := read_record(path)) is not None:
+            row = _row(record, path)
+            first = rows.setdefault(path.stem, row)
+            if first["history"] != row["history"] or first["test_acc"] != row["test_acc"]:
+                raise ValueError(f"record {path} is the run of {first['path']} with another result; keep one of them")
     ordered = sorted(rows.values(), key=lambda row: (row["dataset"], row["network"], row["seed"]))
-    return pd.DataFrame(ordered, columns=list(_COLUMNS)).astype({"full": bool})
+    return pd.DataFrame(ordered, columns=list(_COLUMNS))
 
 
 def read_record(path: Path | str) -> dict | None:
@@ -110,13 +98,8 @@ def main_records(records: pd.DataFrame) -> pd.DataFrame:
     The protocol is the first of the paper's, "reduced", "short" and "demo" that has records, else the one with most; the maps are
     that preset's own where it has records of them, else those with most.
     """
-    table3 = [
-        network.model in ("resnet8", "resattn")
-        and (network.form in (None, *FORMS), network.widths, network.heads, network.weights)
-        in ((True, WIDTHS, None, None), (True, WIDTHS, "mean", "pretrained"))
-        for network in records["network"]
-    ]
-    chosen = [_main(group) for _, group in one_per_seed(records.loc[table3]).groupby("dataset")]
+    table3 = records.loc[[_may_count(one) for one in records["network"]]]
+    chosen = [_main(group) for _, group in one_per_seed(table3).groupby("dataset")]
     return pd.concat(chosen, ignore_index=True) if chosen else records[:0]
 
 
@@ -135,43 +118,39 @@ def describe_protocol(records: pd.DataFrame, maps: bool = True) -> str:
     if records["protocol"].nunique() != 1:
         raise ValueError(f"records must share one protocol, got {sorted(set(records['protocol']))}")
     run, sources = records.iloc[0], ", ".join(sorted(set(records["source"].dropna())))
-    said = [f"maps {sources}"] if sources and maps else []
-    said += [
-        f"{run.image_size} pixels",
-        f"{run.epochs} epoch{'s' if run.epochs > 1 else ''}",
-        f"batch {run.batch_size}",
-    ]
-    said += [f"learning rate {run.lr:.3g}", f"{run.schedule} schedule"]
-    if run.weight_decay != PAPER["weight_decay"]:
-        said.append(f"weight decay {run.weight_decay:.2g}")
-    return ", ".join(said)
+    shown = f"maps {sources}, " if sources and maps else ""
+    epochs = f"{run.epochs} epoch{'s' if run.epochs > 1 else ''}"
+    decay = f", weight decay {run.weight_decay:.2g}" if run.weight_decay != PAPER["weight_decay"] else ""
+    recipe = f"batch {run.batch_size}, learning rate {run.lr:.3g}, {run.schedule} schedule{decay}"
+    return f"{shown}{run.image_size} pixels, {epochs}, {recipe}"
+
+
+def _may_count(network: Network) -> bool:
+    known = network.model in ("resnet8", "resattn") and network.form in (None, *FORMS) and network.widths == WIDTHS
+    return known and network.heads in (None, "mean") and network.weights in (None, "pretrained")
 
 
 def _main(group: pd.DataFrame) -> pd.DataFrame:
-    presets = [name for name in PRESETS if name in set(group["preset"])]
-    if presets:
-        group = group[group["preset"] == presets[0]]
+    preset = next((name for name in PRESETS if name in set(group["preset"])), None)
+    if preset:
+        group = group[group["preset"] == preset]
     group = group[group["protocol"] == group["protocol"].mode().iloc[0]]
     sources = group["source"].dropna()
-    own = PRESETS[presets[0]]["source"] if presets else None
+    own = PRESETS[preset]["source"] if preset else None
     source = own if own in set(sources) else next(iter(sources.mode()), None)
     return group[group["source"].isna() | (group["source"] == source)]
 
 
 def _row(record: dict, path: Path) -> dict:
-    config, metrics = record["config"], record["metrics"]
+    config, metrics, environment = record["config"], record["metrics"], record["environment"]
     one = network(**{name: config[name] for name in _NETWORK if name in config})
-    preset = next((name for name, settings in PRESETS.items() if _agrees(config, settings)), "other")
     rest = {name: value for name, value in sorted(config.items()) if name not in (*_NETWORK, "dataset", "seed")}
-    return (
-        {"dataset": config["dataset"], "network": one, "name": one.name, "variant": one.variant, **vars(one)}
-        | {"seed": config["seed"], "preset": preset, "full": preset == "paper"}
-        | {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items())}
-        | {name: config[name] for name in _SETTINGS}
-        | {"test_acc": metrics["test_acc"], "test_acc_at_best_val": metrics["test_acc_at_best_val"]}
-        | {"parameters": record["parameters"], "history": metrics["epochs"], "path": str(path)}
-        | {name: record["environment"][name] for name in ("seconds", "device")}
-    )
+    presets = (name for name, settings in PRESETS.items() if _agrees(config, settings))
+    about = {"network": one, "name": one.name, "variant": one.variant, "preset": next(presets, "other")}
+    about |= {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items()), "path": str(path)}
+    about |= {"parameters": record["parameters"], "history": metrics["epochs"]}
+    known = environment | metrics | config | vars(one) | about
+    return {name: known[name] for name in _COLUMNS}
 
 
 def _agrees(config: dict, preset: dict) -> bool:

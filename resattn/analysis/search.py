@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from resattn.analysis.records import NOT_MEASURED
-from resattn.analysis.statistics import mean_interval
+from resattn.analysis.statistics import paired_difference
 from resattn.config import PAPER
 from resattn.experiments.protocols import network
 
@@ -17,10 +18,7 @@ _RECIPE = ["lr", "weight_decay"]
 
 
 def load_searches(folder: Path | str) -> pd.DataFrame:
-    """All trials of the search records in a folder, one row each; empty, with these columns, where there is none.
-
-    Returns:
-        Columns as :func:`search_trials` makes them.
+    """All trials of the search records in a folder, as :func:`search_trials` makes them; empty where there is none.
 
     Raises:
         ValueError: a file is not a search record; the message names it.
@@ -30,8 +28,9 @@ def load_searches(folder: Path | str) -> pd.DataFrame:
         try:
             frames.append(search_trials(json.loads(path.read_text(encoding="utf-8"))))
         except (ValueError, KeyError, TypeError, IndexError) as error:
+            said = f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"search record {path} is not one that a search wrote ({type(error).__name__}: {error}); delete or mend it"
+                f"search record {path} is not one that a search wrote ({said}); delete or mend it"
             ) from error
     filled = [frame for frame in frames if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else frames[0]
@@ -43,17 +42,19 @@ def search_trials(record: dict) -> pd.DataFrame:
     """
     config = record["config"]
     columns = [*GROUP, "image_size", "epochs", "stage", *_RECIPE, "seed", "val_acc", "val_loss", "diverged", "seconds"]
+    protocol = ", ".join(f"{name}={value}" for name, value in sorted(config.items()) if name not in _NOT_PROTOCOL)
     rows = []
     for trial in record["trials"]:
         diverged = trial["diverged"] is not None
         last = {"val_acc": 0.0, "val_loss": np.inf} if diverged else trial["epochs"][-1]
-        rows.append(
-            {name: trial[name] for name in ("stage", "lr", "weight_decay", "seed", "seconds")}
-            | {name: config[name] for name in ("dataset", "schedule", "image_size", "epochs")}
-            | {"protocol": ", ".join(f"{k}={v}" for k, v in sorted(config.items()) if k not in _NOT_PROTOCOL)}
-            | {"network": network(**config).bare, "diverged": diverged}
-            | {name: last[name] for name in ("val_acc", "val_loss")}
-        )
+        about = {
+            "protocol": protocol,
+            "network": network(**config).bare,
+            "epochs": config["epochs"],
+            "diverged": diverged,
+        }
+        known = config | trial | about | {name: last[name] for name in ("val_acc", "val_loss")}
+        rows.append({name: known[name] for name in columns})
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -86,14 +87,11 @@ def best_against_paper(trials: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, group in _searches(trials):
-        again, best = group[group["stage"] == "confirm"], best_trial(group)
+        best = best_trial(group)
         recipe = best["lr"], best["weight_decay"]
-        if recipe == _PAPER_RECIPE:
-            continue
-        ours, paper = _by_seed(again, *recipe), _by_seed(again, *_PAPER_RECIPE)
-        pairs = (ours - paper).dropna()
-        if len(pairs):
-            rows.append((*key, len(pairs), *mean_interval(100 * pairs)))
+        if recipe != _PAPER_RECIPE:
+            seeds, *interval = paired_difference(_confirmed(group, recipe), _confirmed(group, _PAPER_RECIPE))
+            rows += [(*key, seeds, *interval)] if seeds else []
     return pd.DataFrame(rows, columns=[*GROUP, "seeds", "mean", "half"])
 
 
@@ -102,33 +100,22 @@ def cosine_against_constant(trials: pd.DataFrame) -> pd.DataFrame:
     the recipes that both trained came out better with cosine, of "recipes"."""
     rows = []
     for key, group in trials.groupby(GROUP[:-1], sort=False):
-        cosine, constant = (group[group["schedule"] == schedule] for schedule in ("cosine", "constant"))
-        if not len(cosine) or not len(constant):
-            continue
-        again = [
-            _by_seed(one[one["stage"] == "confirm"], best["lr"], best["weight_decay"])
-            for one, best in ((one, best_trial(one)) for one in (cosine, constant))
-        ]
-        pairs = (again[0] - again[1]).dropna()
-        shared = [
-            one[one["stage"].isin(["random", "paper"])].set_index(_RECIPE)["val_acc"] for one in (cosine, constant)
-        ]
-        both = (shared[0] - shared[1]).dropna()
-        interval = mean_interval(100 * pairs) if len(pairs) else (np.nan, np.nan)
-        rows.append((*key, len(pairs), *interval, int((both > 0).sum()), len(both)))
+        both = [group[group["schedule"] == schedule] for schedule in ("cosine", "constant")]
+        if all(map(len, both)):
+            again = [_confirmed(one, tuple(best_trial(one)[_RECIPE])) for one in both]
+            tried = [one[one["stage"].isin(["random", "paper"])].set_index(_RECIPE)["val_acc"] for one in both]
+            gains = (tried[0] - tried[1]).dropna()
+            rows.append((*key, *paired_difference(*again), int((gains > 0).sum()), len(gains)))
     return pd.DataFrame(rows, columns=[*GROUP[:-1], "seeds", "mean", "half", "wins", "recipes"])
 
 
 def answers(trials: pd.DataFrame) -> list[str]:
     """The two questions of Sec. 5.1, answered in sentences made from the trials of one data set and protocol."""
     lines = []
-    against = best_against_paper(trials).set_index(["network", "schedule"])
+    against = {(row.network, row.schedule): _points(row) for row in best_against_paper(trials).itertuples()}
     for row in best_recipes(trials).itertuples():
-        confirmed = NOT_MEASURED
-        if (row.network, row.schedule) in against.index:
-            confirmed = _points(against.loc[(row.network, row.schedule)])
-        elif (row.lr, row.weight_decay) == _PAPER_RECIPE:
-            confirmed = "none, the best is the paper's own"
+        own = "none, the best is the paper's own" if (row.lr, row.weight_decay) == _PAPER_RECIPE else NOT_MEASURED
+        confirmed = against.get((row.network, row.schedule), own)
         paper = f"{row.paper:.1f} %" if np.isfinite(row.paper) else NOT_MEASURED
         lines.append(
             f"{row.network}, {row.schedule}: best at lr {row.lr:.3g}, weight decay {row.weight_decay:.2g} "
@@ -136,7 +123,7 @@ def answers(trials: pd.DataFrame) -> list[str]:
             f"have lr {row.good_from:.2g} to {row.good_to:.2g}. Best minus the paper's on other seeds: {confirmed}."
         )
     for row in cosine_against_constant(trials).itertuples():
-        confirmed = _points(pd.Series(row._asdict())) if row.seeds else NOT_MEASURED
+        confirmed = _points(row) if row.seeds else NOT_MEASURED
         lines.append(
             f"{row.network}, cosine against constant, each at its best, on other seeds: {confirmed}; "
             f"cosine is ahead at {row.wins} of {row.recipes} recipes that both tried."
@@ -153,11 +140,12 @@ def _searches(trials: pd.DataFrame):
     return sorted(groups, key=lambda pair: (*pair[0][:3], pair[0][3] != "cosine"))
 
 
-def _by_seed(trials: pd.DataFrame, lr: float, weight_decay: float) -> pd.Series:
-    chosen = trials[(trials["lr"] == lr) & (trials["weight_decay"] == weight_decay)]
-    return chosen.set_index("seed")["val_acc"]
+def _confirmed(group: pd.DataFrame, recipe: tuple[float, float]) -> pd.Series:
+    """Validation accuracy (percent) by seed where one search trained a recipe again."""
+    chosen = (group["stage"] == "confirm") & (group[_RECIPE] == list(recipe)).all(axis=1)
+    return 100 * group[chosen].set_index("seed")["val_acc"]
 
 
-def _points(row: pd.Series) -> str:
-    spread = f" ± {row['half']:.1f}" if np.isfinite(row["half"]) else ""
-    return f"{row['mean']:+.1f}{spread} points ({row['seeds']:.0f} seeds)"
+def _points(row: Any) -> str:
+    spread = f" ± {row.half:.1f}" if np.isfinite(row.half) else ""
+    return f"{row.mean:+.1f}{spread} points ({row.seeds:.0f} seeds)"

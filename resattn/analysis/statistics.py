@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr, stdtrit  # Student's t without scipy.stats, which takes a second to import
 
 LEVEL, ALPHA = 0.95, 0.05
 
@@ -14,22 +15,17 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> tuple[float,
     Raises:
         ValueError: there is no value.
     """
-    from scipy import stats  # here, because it takes a second to import
-
     values = np.asarray(list(values), float)
     if not len(values):
         raise ValueError("values must not be empty")
     if len(values) == 1:
         return float(values[0]), float("nan")
-    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> tuple[int, float, float]:
-    """Over the seeds that both have: how many, and mean and half-width (95 %) of ``one`` - ``other``.
-
-    Args:
-        one, other: indexed by seed, in one unit.
+    """Over the seeds that both have: how many, and mean and half-width (95 %) of ``one`` - ``other``, each indexed by seed.
 
     Raises:
         ValueError: a seed is there twice.
@@ -42,14 +38,12 @@ def paired_difference(one: pd.Series, other: pd.Series) -> tuple[int, float, flo
 
 def p_value(seeds: int, mean: float, half: float) -> float:
     """Two-sided p of the paired t test that a mean with its 95 % interval belongs to; NaN for a single seed."""
-    from scipy import stats
-
     if seeds < 2:
         return float("nan")
     if half == 0:
         return float(mean == 0)
-    t = mean / half * stats.t.ppf(0.5 + LEVEL / 2, seeds - 1)
-    return float(2 * stats.t.sf(abs(t), seeds - 1))
+    t = mean / half * stdtrit(seeds - 1, 0.5 + LEVEL / 2)
+    return float(2 * stdtr(seeds - 1, -abs(t)))
 
 
 def holm(p_values: Iterable[float]) -> np.ndarray:
@@ -84,9 +78,9 @@ def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
     """:func:`direction` in words: where it is undecided, the sizes that the 95 % interval excludes."""
     if not np.isfinite(half):
         return "undecided: one seed"
-    said = direction(mean, p, better)
-    bound = f": not distinguished; differences beyond ±{abs(mean) + half:.2f} are excluded"
-    return said + (bound if said == "undecided" else "")
+    if (said := direction(mean, p, better)) != "undecided":
+        return said
+    return f"undecided: not distinguished; differences beyond ±{abs(mean) + half:.2f} are excluded"
 
 
 def signed(mean: float, half: float = float("nan")) -> str:

@@ -16,9 +16,8 @@ def accuracy_table(records: pd.DataFrame, metric: str = "test_acc") -> pd.DataFr
 
     "paper" is the number of Table 3 with the same a, for any form, and NaN where the paper has none.
     """
-    rows = [
-        (*key, len(runs), *mean_interval(100 * runs[metric]), _paper(key[0], key[2])) for key, runs in _groups(records)
-    ]
+    groups = _groups(records)
+    rows = [(*key, len(runs), *mean_interval(100 * runs[metric]), _paper(key[0], key[2])) for key, runs in groups]
     return pd.DataFrame(rows, columns=[*_NAMES, "seeds", "mean", "half", "paper"])
 
 
@@ -80,10 +79,8 @@ def epochs_to_reach(history: list[dict], share: float = 0.95) -> float:
 def convergence_table(records: pd.DataFrame, share: float = 0.95) -> pd.DataFrame:
     """How soon each network gets near its end, and how far it is after one epoch; means with 95 % half-widths over seeds.
 
-    Returns:
-        Columns "dataset", "protocol", "network", "name", "variant", "source", "seeds", "epochs" and "epochs half"
-        (:func:`epochs_to_reach`), "first loss" and "first loss half" (training loss of the first epoch, nats), "first accuracy"
-        and "first accuracy half" (validation, after it, percent).
+    "epochs" are :func:`epochs_to_reach`, "first loss" is the training loss of the first epoch (nats), "first accuracy" the validation
+    accuracy after it (percent); the other columns are as in :func:`accuracy_table`.
     """
     rows = []
     for key, runs in _groups(records):
@@ -115,12 +112,8 @@ def markdown_text(text: object) -> str:
 
 def _groups(records: pd.DataFrame) -> list[tuple[tuple, pd.DataFrame]]:
     """The runs of each network, in Table 3's order, by what ``_NAMES`` names."""
-    groups = one_per_seed(records).groupby(["dataset", "protocol", "network"], sort=False)
-    found = [
-        ((dataset, protocol, network, network.name, network.variant, network.maps or None), runs)
-        for (dataset, protocol, network), runs in groups
-    ]
-    return sorted(found, key=lambda group: group[0][:3])
+    groups = sorted(one_per_seed(records).groupby(_NAMES[:3], sort=False), key=lambda group: group[0])
+    return [((*key, key[2].name, key[2].variant, key[2].maps or None), runs) for key, runs in groups]
 
 
 def _paper(dataset: str, network: Network) -> float:

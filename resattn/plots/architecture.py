@@ -27,37 +27,26 @@ _EQUATIONS = {
 
 def feature_shapes(net: torch.nn.Module, images: Tensor, attention: Tensor) -> dict[str, tuple[int, ...]]:
     """Shape (C, H, W) of what each named part of the network puts out, seen by hooks in one forward pass."""
-    shapes, hooks = {}, []
-    for name, part in net.named_modules():
-        hook = lambda _part, _inputs, output, name=name: shapes.__setitem__(name, tuple(output.shape[1:]))  # noqa: E731
-        hooks.append(part.register_forward_hook(hook))
+    shapes, names = {}, {part: name for name, part in net.named_modules()}
+    hook = lambda part, _inputs, output: shapes.update({names[part]: tuple(output.shape[1:])})  # noqa: E731
+    hooks = [part.register_forward_hook(hook) for part in names]
     try:
         with torch.no_grad():
             net(images, attention)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for registered in hooks:
+            registered.remove()
     return shapes
 
 
 def parameter_table(net: ResAttnNet, images: Tensor, attention: Tensor) -> pd.DataFrame:
     """Output shape (C, H, W) and number of parameters of every part, in the order data passes them, and the total."""
-    shapes = feature_shapes(net, images, attention)
-    parts = {"stem": net.stem, "attention_stem": net.attention_stem}
-    for i in range(len(net.blocks)):
-        parts[f"blocks.{i}"] = net.blocks[i]
-        if i < len(net.attention_blocks):
-            parts[f"attention_blocks.{i}"] = net.attention_blocks[i]
-    parts["fc"] = net.fc
-    rows = [
-        (
-            name,
-            "attention" if name.startswith("attention") else "classification",
-            "×".join(map(str, shapes[name])),
-            _count(part),
-        )
-        for name, part in parts.items()
-    ]
+    shapes, parts = feature_shapes(net, images, attention), dict(net.named_modules())
+    blocks = [f"{kind}.{i}" for i in range(len(net.blocks)) for kind in ("blocks", "attention_blocks")]
+    rows = []
+    for name in ["stem", "attention_stem", *(name for name in blocks if name in parts), "fc"]:
+        branch = "attention" if name.startswith("attention") else "classification"
+        rows.append((name, branch, "×".join(map(str, shapes[name])), _count(parts[name])))
     rows.append(("total", "", "", _count(net)))
     return pd.DataFrame(rows, columns=["part", "branch", "output", "parameters"]).set_index("part")
 
@@ -123,10 +112,9 @@ def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, str]) -> 
     for i, block in enumerate(net.blocks):
         left, right = i * _PITCH, (i + 1) * _PITCH
         gate = (right - _GATE, 0) if on_feature else (left + _GATE, skip_y)
-        main = [(f"block {i + 1}  $f_{i + 1}$", left + 1.85), (f"$x^{{({i + 1})}}$", right)]
-        _row(
-            ax, [("", left), *main[:1], *([("$\\odot$", gate[0])] if on_feature else []), *main[1:]], 0, CLASSIFICATION
-        )
+        gating = [("$\\odot$", gate[0])] if on_feature else []
+        block_at, sum_at = (f"block {i + 1}  $f_{i + 1}$", left + 1.85), (f"$x^{{({i + 1})}}$", right)
+        _row(ax, [("", left), block_at, *gating, sum_at], 0, CLASSIFICATION)
         _shape(ax, right, -0.42 if on_feature else 0.42, shapes[f"blocks.{i}"], CLASSIFICATION)
         near = 0.26 if on_feature else -0.26
         ax.plot([left + 0.1, left + 0.1, right - 0.1], [near, skip_y, skip_y], color=_LINE, linewidth=1.2)
@@ -143,9 +131,9 @@ def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, str]) -> 
         if form != "printed":
             text = f"$1-a+a\\,m_{i + on_feature}$"
             ax.text(gate[0] - 0.08, (mask_y + gate[1]) / 2, text, ha="right", va="center", fontsize=9, color=ATTENTION)
-    masks = [
-        (0.0 if on_feature and not i else i * _PITCH + (-_GATE if on_feature else _GATE)) for i in range(n + on_feature)
-    ]
+    masks = [i * _PITCH + (-_GATE if on_feature else _GATE) for i in range(n + on_feature)]
+    if on_feature:
+        masks[0] = 0.0  # acts on nothing
     row = [("attention map", masks[0] - 3.05), ("attention\nstem", masks[0] - 1.5), ("$m_0$", masks[0])]
     for i, x in enumerate(masks[1:], 1):
         row += [(f"attention block {i}", (masks[i - 1] + x) / 2), (f"$m_{i}$", x)]
@@ -190,13 +178,10 @@ def _describe(layer: nn.Module, short: bool = False) -> str:
     return {"BatchNorm2d": "batch norm", "ReLU": "ReLU", "Sigmoid": "sigmoid"}[type(layer).__name__]
 
 
-def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, colour: str, size: float = 8.5) -> None:
-    shape = FancyBboxPatch(
-        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.02,rounding_size=0.09",
-        facecolor=colour, edgecolor="none", zorder=3,
-    )  # fmt: skip
-    ax.add_patch(shape)
-    ax.text(x, y, text, ha="center", va="center", fontsize=size, color="white", zorder=4, linespacing=1.1)
+def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
+    look = {"boxstyle": "round,pad=0.02,rounding_size=0.09", "facecolor": colour, "edgecolor": "none", "zorder": 3}
+    ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, **look))
+    ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color="white", zorder=4, linespacing=1.1)
 
 
 def _node(ax: Axes, x: float, y: float, text: str, colour: str, radius: float = 0.28) -> None:
@@ -205,9 +190,8 @@ def _node(ax: Axes, x: float, y: float, text: str, colour: str, radius: float = 
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = _LINE) -> None:
-    ax.annotate(
-        "", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-    )
+    look = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=look)
 
 
 def _canvas(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resattn.analysis.claims import differences, interval_text
@@ -17,38 +18,25 @@ from resattn.plots.style import put_title, style_of
 
 def distillation_figure(record: dict) -> Figure:
     """The log of a self-distillation run: loss and entropies, and how well its attention finds the object, epoch by epoch."""
-    epochs = record["metrics"]["epochs"]
-    x = [entry["epoch"] for entry in epochs]
+    log = pd.DataFrame(record["metrics"]["epochs"]).set_index("epoch")
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
-    for key, label, marker, line in (
-        ("loss", "loss", "o", "-"),
-        ("teacher_entropy", "entropy of one target", "s", "--"),
-        ("mean_entropy", "entropy of the mean target", "^", ":"),
-    ):
-        axes[0].plot(x, [entry[key] for entry in epochs], marker=marker, linestyle=line, label=label)
-    axes[0].axhline(np.log(record["config"]["prototypes"]), color="#999999", linewidth=1)
-    axes[0].text(x[0], np.log(record["config"]["prototypes"]), " ln K", va="bottom", color="#777777", fontsize=8)
+    axes[0].plot(log["loss"], "o-", label="loss")
+    axes[0].plot(log["teacher_entropy"], "s--", label="entropy of one target")
+    axes[0].plot(log["mean_entropy"], "^:", label="entropy of the mean target")
+    highest = np.log(record["config"]["prototypes"])
+    axes[0].axhline(highest, color="#999999", linewidth=1)
+    axes[0].text(log.index[0], highest, " ln K", va="bottom", color="#777777", fontsize=8)
     axes[0].set(ylabel="nats")
     axes[0].legend(fontsize=8)
-    axes[1].plot(x, [entry["energy_ratio"] for entry in epochs], marker="o", color="#0072b2")
+    axes[1].plot(log["energy_ratio"], "o-", color="#0072b2")
     axes[1].axhline(1, color="#999999", linewidth=1)
     axes[1].set(ylabel="energy inside / area of the object", ylim=(0, None))
-    axes[2].plot(
-        x, [100 * entry["pointing_game"] for entry in epochs], marker="o", color="#0072b2", label="pointing game"
-    )
-    axes[2].plot(
-        x,
-        [100 * entry["knn_acc"] for entry in epochs],
-        marker="s",
-        color="#d55e00",
-        linestyle="--",
-        label="k-NN accuracy",
-    )
+    axes[2].plot(100 * log["pointing_game"], "o-", color="#0072b2", label="pointing game")
+    axes[2].plot(100 * log["knn_acc"], "s--", color="#d55e00", label="k-NN accuracy")
     axes[2].set(ylabel="%", ylim=(0, 100))
     axes[2].legend(fontsize=8)
     for ax in axes:
-        ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        _count_epochs(ax)
     figure.tight_layout()
     return figure
 
@@ -92,7 +80,7 @@ def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
         half = None if np.isnan(row.half) else row.half
         look = {"color": style["color"], "marker": style["marker"], "markersize": 6, "capsize": 3, "linewidth": 1.6}
         ax.errorbar(row.mean, i, xerr=half, **look)
-        if np.isfinite(row.paper) and runs["full"].all():  # other settings reach other levels
+        if np.isfinite(row.paper) and (runs["preset"] == "paper").all():  # other settings reach other levels
             ax.plot(row.paper, i, marker="x", color="#777777", markersize=8, markeredgewidth=2)
     each = "" if table["seeds"].nunique() == 1 else " ({} seeds)"
     labels = [row.variant + each.format(row.seeds) for row in table.itertuples()]
@@ -111,17 +99,17 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4))
     for network in sorted(set(records["network"])):
         histories, style = records.loc[records["network"] == network, "history"], style_of(network)
-        for ax, key, scale in ((axes[0], "train_loss", 1), (axes[1], "val_acc", 100)):
+        for ax, key, scale in zip(axes, ("train_loss", "val_acc"), (1, 100), strict=True):
             values = scale * np.array([[entry[key] for entry in history] for history in histories])
             epochs = np.arange(1, values.shape[1] + 1)
             ax.fill_between(epochs, values.min(0), values.max(0), color=style["color"], alpha=0.1, linewidth=0)
             look = style | {"markersize": 4, "markevery": max(1, len(epochs) // 8), "linewidth": 1.6}
             ax.plot(epochs, values.mean(0), label=network.variant, **look)
-    axes[0].set(xlabel="epoch", ylabel="training loss (nats)")
+    axes[0].set(ylabel="training loss (nats)")
     put_title(axes[0], title)
-    axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
+    axes[1].set(ylabel="validation accuracy (%)")
     for ax in axes:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        _count_epochs(ax)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     figure.tight_layout()
     return figure
@@ -171,9 +159,8 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
 
 def _title(runs: pd.DataFrame, protocol: str) -> str:
     """Data set and how many seeds the networks have, and below it the protocol."""
-    dataset, preset = runs["dataset"].iloc[0], runs["preset"].iloc[0]
-    seeds = runs.groupby("network")["seed"].nunique()
-    low, high = seeds.min(), seeds.max()
+    dataset, preset = runs.iloc[0][["dataset", "preset"]]
+    low, high = runs.groupby("network")["seed"].nunique().agg(["min", "max"])
     counted = f"{low} to {high} seeds" if low < high else f"{high} seed{'s' if high > 1 else ''}"
     named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
     return f"{dataset}{named}, {counted}\n{protocol}"
@@ -195,23 +182,21 @@ def live_curve(n_epochs: int) -> Callable[[list[dict]], None]:
 
 def history_figure(history: list[dict], n_epochs: int | None = None) -> Figure:
     """Losses and validation accuracy of one run, epoch by epoch."""
-    epochs = range(1, len(history) + 1)
+    log = pd.DataFrame(history, index=range(1, len(history) + 1))
     figure, axes = plt.subplots(1, 2, figsize=(8, 2.8))
-    axes[0].plot(epochs, [entry["train_loss"] for entry in history], marker="o", color="#0072b2", label="training")
-    axes[0].plot(
-        epochs,
-        [entry["val_loss"] for entry in history],
-        marker="s",
-        color="#d55e00",
-        linestyle="--",
-        label="validation",
-    )
-    axes[0].set(xlabel="epoch", ylabel="loss (nats)")
+    axes[0].plot(log["train_loss"], "o-", color="#0072b2", label="training")
+    axes[0].plot(log["val_loss"], "s--", color="#d55e00", label="validation")
+    axes[0].set(ylabel="loss (nats)")
     axes[0].legend()
-    axes[1].plot(epochs, [100 * entry["val_acc"] for entry in history], marker="o", color="#222222")
-    axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
+    axes[1].plot(100 * log["val_acc"], "o-", color="#222222")
+    axes[1].set(ylabel="validation accuracy (%)")
     for ax in axes:
         ax.set_xlim(0.8, (n_epochs or len(history)) + 0.2)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        _count_epochs(ax)
     figure.tight_layout()
     return figure
+
+
+def _count_epochs(ax: Axes) -> None:
+    ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)

@@ -11,15 +11,19 @@ from resattn.config import PAPER
 from resattn.files import file_name
 
 _STAGES = {"random": "o", "grid": "s", "paper": "P"}
-_SCHEDULES = {"cosine": {"color": "#0072b2", "marker": "o"}, "constant": {"color": "#d55e00", "marker": "^"}}
+_SCHEDULES = {
+    "cosine": {"color": "#0072b2", "marker": "o", "linestyle": "-"},
+    "constant": {"color": "#d55e00", "marker": "^", "linestyle": "--"},
+}
 _COLOURS = "cividis"  # rises in lightness: readable in greyscale and without red or green
+_PANELS = {"squeeze": False, "sharex": True, "sharey": True, "layout": "constrained"}
 
 
 def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
     """Both pictures for each data set and protocol, by file name."""
     figures = {}
     for (dataset, _), group in trials.groupby(["dataset", "protocol"]):
-        size, epochs = group["image_size"].iloc[0], group["epochs"].iloc[0]
+        size, epochs = group.iloc[0][["image_size", "epochs"]]
         name = f"{file_name(dataset)}-{size}px-{epochs}-epochs"
         while f"search-landscape-{name}" in figures:
             name += "-other"
@@ -35,9 +39,7 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     schedules = [name for name in _SCHEDULES if name in set(trials["schedule"])]
     searched = trials[trials["stage"] != "confirm"]
     size = (3.6 * len(schedules) + 1.1, 2.7 * len(networks) + 0.9)
-    figure, axes = plt.subplots(
-        len(networks), len(schedules), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(len(networks), len(schedules), figsize=size, **_PANELS)
     ended = 100 * searched.loc[~searched["diverged"], "val_acc"]
     span = {"vmin": ended.min(), "vmax": ended.max()}
     for row, network in zip(axes, networks, strict=True):
@@ -48,10 +50,8 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
                 shown = _landscape(ax, group, span)
             else:
                 ax.text(0.5, 0.5, "not measured yet", ha="center", va="center", transform=ax.transAxes)
-    for ax in axes[-1]:
-        ax.set_xlabel("learning rate")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("weight decay")
+    plt.setp(axes[-1], xlabel="learning rate")
+    plt.setp(axes[:, 0], ylabel="weight decay")
     figure.colorbar(shown, ax=axes, label="validation accuracy (%)", shrink=0.8)
     look = {"linestyle": "none", "markerfacecolor": "white", "markeredgecolor": "#222222", "markersize": 8}
     handles = [
@@ -69,43 +69,22 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
 def slices_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     """Validation accuracy against learning rate, a panel a network: every trial, and as a line the slice at the best weight decay."""
     networks = sorted(set(trials["network"]))
-    figure, axes = plt.subplots(
-        1,
-        len(networks),
-        figsize=(4.1 * len(networks) + 0.4, 3.6),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    searched = trials[trials["stage"] != "confirm"]
+    size = (4.1 * len(networks) + 0.4, 3.6)
+    figure, axes = plt.subplots(1, len(networks), figsize=size, **_PANELS)
     for ax, network in zip(axes[0], networks, strict=True):
         for schedule, look in _SCHEDULES.items():
-            group = trials[(trials["network"] == network) & (trials["schedule"] == schedule)]
-            group = group[group["stage"] != "confirm"]
-            if not len(group):
-                continue
-            best = best_trial(group)
-            ax.scatter(
-                group["lr"],
-                100 * group["val_acc"],
-                s=26,
-                marker=look["marker"],
-                facecolors="none",
-                edgecolors=look["color"],
-            )
-            line = group[(group["weight_decay"] == best["weight_decay"])].sort_values("lr")
-            dashes = "-" if schedule == "cosine" else "--"
-            ax.plot(line["lr"], 100 * line["val_acc"], dashes, color=look["color"], marker=look["marker"], markersize=6)
+            group = searched[(searched["network"] == network) & (searched["schedule"] == schedule)]
+            if len(group):
+                hollow = {"s": 26, "marker": look["marker"], "facecolors": "none", "edgecolors": look["color"]}
+                ax.scatter(group["lr"], 100 * group["val_acc"], **hollow)
+                line = group[group["weight_decay"] == best_trial(group)["weight_decay"]].sort_values("lr")
+                ax.plot(line["lr"], 100 * line["val_acc"], markersize=6, **look)
         ax.axvline(PAPER["lr"], color="#777777", linestyle=":", linewidth=1.4)
         ax.set(xscale="log", xlabel="learning rate", title=str(network))
     axes[0, 0].set(ylabel="validation accuracy (%)", ylim=(0, None))
-    handles = [
-        Line2D(
-            [], [], color=look["color"], marker=look["marker"], linestyle="-" if name == "cosine" else "--", label=name
-        )
-        for name, look in _SCHEDULES.items()
-        if name in set(trials["schedule"])
-    ]
+    shown = set(trials["schedule"])
+    handles = [Line2D([], [], label=name, **look) for name, look in _SCHEDULES.items() if name in shown]
     handles.append(Line2D([], [], color="#777777", linestyle=":", label="the paper's learning rate"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
@@ -117,17 +96,8 @@ def _landscape(ax: Axes, group: pd.DataFrame, span: dict[str, float]):
     shown = None
     for stage, marker in _STAGES.items():
         part = group[(group["stage"] == stage) & ~group["diverged"]]
-        shown = ax.scatter(
-            part["lr"],
-            part["weight_decay"],
-            c=100 * part["val_acc"],
-            marker=marker,
-            s=110 if stage == "paper" else 56,
-            cmap=_COLOURS,
-            edgecolors="#222222",
-            linewidths=0.8,
-            **span,
-        )
+        look = {"marker": marker, "s": 110 if stage == "paper" else 56, "edgecolors": "#222222", "linewidths": 0.8}
+        shown = ax.scatter(part["lr"], part["weight_decay"], c=100 * part["val_acc"], cmap=_COLOURS, **look, **span)
     lost = group[group["diverged"]]
     ax.plot(lost["lr"], lost["weight_decay"], "x", color="#222222", markersize=8)
     best = best_trial(group)

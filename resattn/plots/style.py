@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resattn.experiments.protocols import Network
+from resattn.experiments.protocols import RESNET8, Network
 from resattn.files import atomic_write
 
 STYLE = {
@@ -29,14 +29,13 @@ STYLE = {
     "figure.facecolor": "white",
 }
 CLASSIFICATION, ATTENTION = "#c2457f", "#117a74"  # the paper's pink and teal, a step apart in lightness
-_FORM_COLOURS = {
-    "printed": "#d55e00",
-    "gated": "#0072b2",
-    "residual": "#009e73",
-    "scaled": "#cc79a7",
-    "unmasked": "#e69f00",
+_FORMS = {  # colour, marker
+    "printed": ("#d55e00", "s"),
+    "gated": ("#0072b2", "o"),
+    "residual": ("#009e73", "P"),
+    "scaled": ("#cc79a7", "v"),
+    "unmasked": ("#e69f00", "^"),
 }
-_FORM_MARKERS = {"printed": "s", "gated": "o", "residual": "P", "scaled": "v", "unmasked": "^"}
 _A_LINES = {0.0: ":", 0.5: "--", 1.0: "-"}
 
 
@@ -58,30 +57,27 @@ def save_figure(figure: Figure, path: Path | str) -> list[Path]:
 
 def style_of(network: Network) -> dict:
     """Colour, line and marker of a network, the same in every figure."""
-    if network.model == "resnet8" and network.widths == Network().widths:
+    if network == RESNET8:
         return {"color": "#222222", "linestyle": "-", "marker": "D"}
     if network.form is None:  # another baseline
         return {"color": "#777777", "linestyle": "--", "marker": "X"}
-    look = {"color": _FORM_COLOURS[network.form], "marker": _FORM_MARKERS[network.form]}
-    return look | {"linestyle": _A_LINES.get(network.a, "-.")}
+    colour, marker = _FORMS[network.form]
+    return {"color": colour, "marker": marker, "linestyle": _A_LINES.get(network.a, "-.")}
 
 
 def put_title(ax: Axes, title: str) -> None:
     """The first line as the title, further ones smaller below it; both begin at the left end of the axis."""
     first, _, rest = title.partition("\n")
     ax.set_title(first, loc="left", pad=18 if rest else None, fontweight="bold", parse_math=False)
-    if not rest:
-        return
-    note = ax.annotate(
-        rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=8, color="#555555"
-    )
-    note.set_in_layout(False)  # it may run past its axis
+    if rest:
+        small = {"fontsize": 8, "color": "#555555"}
+        note = ax.annotate(rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", **small)
+        note.set_in_layout(False)  # it may run past its axis
 
 
 def bare(axes: np.ndarray) -> None:
+    """Panels without ticks, grid and frame."""
     for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
+        ax.spines[:].set_visible(False)
