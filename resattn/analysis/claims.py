@@ -139,7 +139,8 @@ Each row says that the first network is better than the second, and how much it 
 and the number of seeds. *Supported* and *contradicted* mean that the sign is clear **at the protocol named in the row**: the paired t
 test rejects "no difference" at 5 % after Holm's correction over all comparisons of one question, data set and protocol. A few epochs
 at 64 pixels can support a claim, or fail to, at that protocol; they cannot refute Table 3, which is 100 epochs at 224 pixels. Where
-nothing is distinguished, the row says which differences its interval excludes. *Reported gain* is the paper's, and where it
+nothing is distinguished, the row says which differences its interval excludes; an interval is not corrected for the number of
+comparisons, so one can leave zero out where the corrected test distinguishes nothing. *Reported gain* is the paper's, and where it
 lies: *inside* the interval, or *above* or *below* it. Epochs are those until the validation accuracy first reaches 95 % of its last value.
 
 Protocols are the presets of `resattn/config.py`, or in words. Rows with another weight decay than Table 1's have the best recipe of our
@@ -151,7 +152,7 @@ def _judged(rows: list[dict]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table["p"] = [p_value(row.seeds, row.mean, row.half) for row in table.itertuples()]
     families = table.groupby(["dataset", "protocol", "question"])["p"]
-    table["p"], table["looked_at"] = families.transform(lambda p: holm(p)), families.transform("size")
+    table["p"], table["looked_at"] = families.transform(lambda p: holm(p)), families.transform("count")
     table["direction"] = [direction(row.mean, row.p, row.better) for row in table.itertuples()]
     table["size"] = [size(row.mean, row.half, row.claimed) for row in table.itertuples()]
     return table.assign(significant=table["direction"] != "undecided")

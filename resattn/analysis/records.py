@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def read_record(path: Path | str) -> dict | None:
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
         if isinstance(record, dict) and "trials" in record:
             return None
         error = next(_validator().iter_errors(record), None)
@@ -157,8 +158,10 @@ def _agrees(config: dict, preset: dict) -> bool:
     return all(config[name] == value for name, value in preset.items() if name != "source")
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 @functools.cache

@@ -6,7 +6,6 @@ and start a search as you like. Also ``python -m resattn search``.
 
 import dataclasses
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from resattn.config import PAPER, TrainConfig
 from resattn.experiments.engine import Engine
 from resattn.files import digest, write_json
+from resattn.settings import check, setting
 
 _STAGES = ("random", "paper", "grid", "confirm")
 
@@ -53,26 +53,19 @@ class SearchPlan:
     """
 
     config: TrainConfig
-    trials: int = 16
-    grid: tuple[int, int] = (5, 5)
-    span: float = 0.25
-    confirm: int = 3
-    lr: tuple[float, float] = (1e-4, 1.0)
-    weight_decay: tuple[float, float] = (1e-5, 1.0)
+    trials: int = setting(16, low=1)
+    grid: tuple[int, int] = setting((5, 5), low=1)
+    span: float = setting(0.25, above=0, high=1)
+    confirm: int = setting(3, low=0)
+    lr: tuple[float, float] = setting((1e-4, 1.0), above=0)
+    weight_decay: tuple[float, float] = setting((1e-5, 1.0), above=0)
 
     def __post_init__(self):
-        for name, low in (("trials", 1), ("confirm", 0)):
-            if type(getattr(self, name)) is not int or getattr(self, name) < low:
-                raise ValueError(f"{name} must be a whole number of at least {low}, got {getattr(self, name)!r}")
-        if len(self.grid) != 2 or not all(type(side) is int and side >= 1 for side in self.grid):
-            raise ValueError(f"grid must be two whole numbers of at least 1, got {self.grid!r}")
-        if not 0 < self.span <= 1:
-            raise ValueError(f"span must be a number above 0 and at most 1, got {self.span!r}")
+        check(self)
         for name in ("lr", "weight_decay"):
             low, high = getattr(self, name)
-            if not 0 < low < high < math.inf:
+            if low >= high:
                 raise ValueError(f"{name} must be a range of two rising numbers above 0, got {low} and {high}")
-            object.__setattr__(self, name, (float(low), float(high)))  # so that 1 and 1.0 are one study
 
     def settings(self) -> dict:
         """The settings all trials share, as a record stores them."""

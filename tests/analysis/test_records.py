@@ -38,13 +38,21 @@ def test_every_committed_record_is_read():
 @pytest.mark.parametrize("name", ["test_acc", "test_acc_at_best_val"])
 def test_an_accuracy_is_a_fraction(spoil, name, value):
     message = spoil(lambda record: record["metrics"].update({name: value}))
-    assert f"metrics.{name}" in message or "no JSON number" in message
+    assert f"metrics.{name}" in message or "not a finite number" in message
+
+
+def test_a_number_too_large_is_refused(make_record, tmp_path):
+    path = make_record(tmp_path, 0.5, model="resnet8", epochs=1)
+    path.write_text(path.read_text().replace('"test_loss": 1.0', '"test_loss": 1e999'))
+    assert "1e999" in path.read_text()
+    with pytest.raises(ValueError, match="1e999 is not a finite number"):
+        read_record(path)
 
 
 @pytest.mark.parametrize("value", [1.5, float("nan"), None, True])
 def test_so_is_every_validation_accuracy(spoil, value):
     message = spoil(lambda record: record["metrics"]["epochs"][1].update({"val_acc": value}))
-    assert "metrics.epochs[1].val_acc" in message or "no JSON number" in message
+    assert "metrics.epochs[1].val_acc" in message or "not a finite number" in message
 
 
 @pytest.mark.parametrize(
