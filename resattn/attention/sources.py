@@ -44,9 +44,8 @@ def from_masks(source: str, masks: Tensor | None, n: int) -> Tensor:
         given = "None" if masks is None else f"{len(masks)}"
         raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
     if masks.ndim != 4 or masks.shape[1] != 1 or not ((masks >= 0) & (masks <= 1)).all():
-        raise ValueError(
-            f"masks must be (N, 1, h, w) in [0, 1], got {tuple(masks.shape)} from {float(masks.min())} to {float(masks.max())}"
-        )
+        low, high = float(masks.min()), float(masks.max())
+        raise ValueError(f"masks must be (N, 1, h, w) in [0, 1], got {tuple(masks.shape)} from {low} to {high}")
     return {"oracle": Tensor.float, "box": bounding_box, "square": square_around}[source](masks)
 
 
@@ -83,9 +82,8 @@ def square_around(masks: Tensor) -> Tensor:
         length = masks.shape[dim]
         place = torch.arange(length, device=masks.device).view((-1, 1) if dim == 2 else (1, -1))
         inside = boxes.amax(5 - dim, keepdim=True)
-        middle = (inside * place).sum(dim, keepdim=True) / inside.sum(
-            dim, keepdim=True
-        )  # NaN, so no square, where empty
+        # NaN, so no square, where empty.
+        middle = (inside * place).sum(dim, keepdim=True) / inside.sum(dim, keepdim=True)
         start = (middle - (side - 1) / 2).floor().clamp(0, length - side)
         return (place >= start) & (place < start + side)
 
