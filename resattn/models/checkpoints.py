@@ -14,8 +14,7 @@ from resattn.files import atomic_write
 from resattn.models.learned import LearnedMap
 from resattn.models.resattn import ResAttnNet
 from resattn.models.resnet import resnet8
-
-_DEMO_FORMS = ("printed", "gated")
+from resattn.settings import check_choice
 
 
 def build_model(
@@ -108,8 +107,7 @@ def load_demo(form: str = "gated") -> ResAttnNet:
 
 def demo_weights(form: str = "gated") -> Path:
     """Where the weights of :func:`load_demo` lie."""
-    if form not in _DEMO_FORMS:
-        raise ValueError(f"form must be one of {', '.join(_DEMO_FORMS)}; got {form!r}")
+    check_choice("form", form, ("printed", "gated"))
     return Path(__file__).parent.parent / "weights" / f"shapes-{form}-a1.safetensors"
 
 
