@@ -25,8 +25,7 @@ from resattn.dino.config import DinoConfig, Network
 from resattn.dino.crops import random_crops
 from resattn.files import digest, save_arrays
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
-from resattn.training.environment import code_revision, describe_environment, tune_process
-from resattn.training.trainer import find_device
+from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
 
 _PARTS, _GENERATORS = ("student", "teacher", "optimizer"), ("order", "augmentation")
 
