@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from resattn import paths
-from resattn.attention.sources import FROM_MASKS, MAP_SIZE, border_contrast, from_masks, gaussian_map, min_max, shuffle
+from resattn.attention.sources import MAP_SIZE, border_contrast, from_masks, gaussian_map, min_max, shuffle
 from resattn.attention.store import stored_maps
 from resattn.attention.tiny import WEIGHTS, tiny_vit
 from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 from resattn.attention.vit_s14 import SHA256, decoded_saliency, load_vit_s14
-from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, SHUFFLED_SOURCES
+from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, FROM_MASKS, SHUFFLED_SOURCES
 from resattn.data.datasets import Dataset
 from resattn.files import digest, file_digest
 from resattn.settings import check_choice

@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 MAP_SIZE = 28  # pixels on a side; ViT-B/8 at 224 gives the same
 SQUARE_SIDE = 0.5  # of the image's: the median side of the objects' bounding boxes in shapes, 16 of 32 pixels (9 to 23)
-FROM_MASKS = ("oracle", "box", "square")
 
 
 def border_contrast(images: Tensor) -> Tensor:
