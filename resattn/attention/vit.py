@@ -70,10 +70,7 @@ def attend(vit: nn.Module, inputs: Tensor) -> Tensor:
 
     Only that one row is computed: earlier blocks run as they are, the last one stops at its queries and keys. Prefix tokens
     ([CLS] itself, registers) take part in the softmax and are then left out; rotary embeddings turn the patches' keys.
-
-    Args:
-        vit: a timm VisionTransformer or Eva with a class token.
-        inputs: float (B, 3, H, W), normalized as :func:`vit_input` does.
+    ``vit`` is as :func:`load_vit` gives it, ``inputs`` float (B, 3, H, W), normalized as :func:`vit_input` does.
     """
     tokens = vit._pos_embed(vit.patch_embed(inputs))
     tokens, rope = tokens if isinstance(tokens, tuple) else (vit.patch_drop(tokens), None)  # Eva drops patches within
@@ -110,18 +107,3 @@ def _query_and_key(attn: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     if getattr(attn, "q_bias", None) is not None:
         biases = (attn.q_bias, attn.k_bias)
     return F.linear(tokens[:, :1], query_weight, biases[0]), F.linear(tokens, key_weight, biases[1])
-
-
-@torch.no_grad()
-def cls_features(vit: nn.Module, images: Tensor) -> Tensor:
-    """The [CLS] token after the last block, (B, D) on the CPU, for images uint8 (B, 3, H, W)."""
-    device = next(vit.parameters()).device
-    return torch.cat([vit(vit_input(vit, part.to(device))).cpu() for part in images.split(500)])
-
-
-def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20) -> float:
-    """Accuracy of the k nearest neighbours by cosine (n, D), each voting with weight exp(similarity / 0.07)."""
-    similarity, nearest = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).topk(k, 1)
-    votes = torch.zeros(len(queries), int(bank_labels.max()) + 1, device=queries.device)
-    votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
-    return float((votes.argmax(1) == labels).float().mean())

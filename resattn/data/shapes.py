@@ -43,8 +43,7 @@ def make_shapes(n: int, seed: int, side: int = SIZE) -> tuple[np.ndarray, np.nda
 def write_shapes(folder: str | Path, side: int, train: int, test: int) -> dict[str, np.ndarray]:
     """Draw images as files ``folder/{train,test}/<class>/<number>.png``, the layout of any image folder.
 
-    Returns:
-        The true masks of "train" and "test", float32 (n, 1, side, side), in the order in which ``load_dataset`` reads the folder.
+    Returns the true masks of "train" and "test", float32 (n, 1, side, side), in the order in which ``load_dataset`` reads them.
     """
     from PIL import Image
 

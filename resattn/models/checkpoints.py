@@ -94,13 +94,10 @@ def trained_config(path: str | Path) -> TrainConfig:
 
 
 def load_demo(form: str = "gated") -> ResAttnNet:
-    """A small trained network that travels with the package, in evaluation mode on the CPU.
+    """A small trained network ("printed" or "gated") that travels with the package, in evaluation mode on the CPU.
 
     The demo's settings on ``shapes``: a = 1, maps of ``dino-tiny``, 64 pixels, 3 epochs, seed 0. ``demo_weights(form)`` with the
     ending .json is the record of its training.
-
-    Args:
-        form: "printed" or "gated".
     """
     return cast(ResAttnNet, load_trained(demo_weights(form)))
 

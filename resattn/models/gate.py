@@ -88,9 +88,8 @@ class GatedResNet(Strength, ResNet):
             else:  # a Sequential's children keep their names, so the state dict does too
                 block.downsample = nn.Sequential(OrderedDict(gate=gate, **block.downsample._modules))
         width, self._stride = blocks[0].conv1.in_channels, self._stem_stride()
-        self.attention_stem = nn.Sequential(
-            nn.Conv2d(channels, width, self._stride, self._stride, bias=False), nn.BatchNorm2d(width), nn.Sigmoid()
-        )
+        patches = nn.Conv2d(channels, width, self._stride, self._stride, bias=False)
+        self.attention_stem = nn.Sequential(patches, nn.BatchNorm2d(width), nn.Sigmoid())
         shapes = []
         for block in blocks if form == "residual" else blocks[:-1]:
             out = (block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels

@@ -103,17 +103,13 @@ class ResAttnNet(Strength, nn.Module):
         self.a = a
         check_choice("form", form, FORMS + CONTROL_FORMS)
         generator = generator or fresh_generator()
-        self.stem = nn.Sequential(
-            ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        )
+        patches = ResizedPatchStem(3, widths[0], image_size=image_size)
+        self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         shapes = list(_block_shapes(widths, depths))
         self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in shapes)
         self.fc = nn.Linear(widths[-1], num_classes)
-        self.attention_stem = nn.Sequential(
-            ResizedPatchStem(attention_channels, widths[0], image_size=image_size),
-            nn.BatchNorm2d(widths[0]),
-            nn.Sigmoid(),
-        )
+        patches = ResizedPatchStem(attention_channels, widths[0], image_size=image_size)
+        self.attention_stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.Sigmoid())
         masked = shapes if form == "residual" else shapes[:-1]  # only that form looks at the last block's mask
         self.attention_blocks = nn.ModuleList(attention_block(*shape) for shape in masked)
         self.form = form
@@ -133,14 +129,11 @@ class ResAttnNet(Strength, nn.Module):
         self._form = value
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
-        """Class scores.
+        """Class scores, float (B, num_classes).
 
         Args:
             image: float (B, 3, h, w), normalized; any h, w (the stem resizes).
             attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
-
-        Returns:
-            float (B, num_classes).
         """
         used = coefficients(self._form, self._a)
         masks = self.masks(attention) if needs_masks(image, attention, used) else [None] * len(self.blocks)
@@ -150,12 +143,9 @@ class ResAttnNet(Strength, nn.Module):
         return self.fc(x.mean((2, 3)))
 
     def masks(self, attention: Tensor) -> list[Tensor]:
-        """The masks that gate block 1, 2, ...: each float (B, C, H, W) in [0, 1].
+        """The masks that gate block 1, 2, ...: each float (B, C, H, W) in [0, 1], for maps (B, K, h', w') in [0, 1].
 
         x_a(0), x_a(1), ... on the skips, or in the residual form x_a(1), x_a(2), ... on what the convolutions found.
-
-        Args:
-            attention: float (B, K, h', w') in [0, 1].
         """
         check_maps(attention, self.attention_stem[0].weight.shape[1])
         return chain_masks(self.attention_stem(attention), self.attention_blocks, self._form, len(self.blocks))

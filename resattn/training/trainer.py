@@ -87,19 +87,17 @@ class Trainer:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
-        self.config, self.device, self.data = config, device, data
+        self.config, self.device, self.data, self.precision = config, device, data, config.precision
         self.revision = code_revision()  # now: the checkout may move on while the run lasts
         n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
         fit, val = stratified_split(data.train.labels, n_val, config.seed)
         with distributed.first_alone():
-            train_maps, test_maps = network_maps(config, data, device)
+            train_maps, self.test_maps = network_maps(config, data, device)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data.train.images))
         self.fit, self.fit_maps = take(data.train, train_maps, device, fit)
         self.val, self.val_maps = take(data.train, train_maps, device, val)
-        self.test_maps = None if test_maps is None else test_maps.to(device)
         if len(self.fit) < config.batch_size:
             raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
-
         channels = 1 if train_maps is None else train_maps.shape[1]
         model = build_model(config, len(data.classes), channels, (self.mean, self.std))
         self.model = model.to(device, memory_format=torch.channels_last)
@@ -109,10 +107,10 @@ class Trainer:
                 raise ValueError(f"batch_size must be a multiple of the {n} processes, got {config.batch_size}")
             unused = config.model == "resattn" and (config.a == 0 or not config.uses_maps)
             self.model, self.forward = distributed.wrap(self.model, device, unused)
-        self.precision = config.precision
+        wanted = device.type == "cuda" if config.compile is None else config.compile
         if n == 1:  # together with several processes compilation is untried
             self.forward = self.model
-            if device.type == "cuda" if config.compile is None else config.compile:
+            if wanted:
                 self.forward = compiled(self.model, self._loss, self.fit, self.fit_maps, config.batch_size)
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(device).manual_seed(config.seed)
@@ -140,7 +138,7 @@ class Trainer:
         if not math.isfinite(val_loss):
             raise self._not_finite("validation loss", val_loss, len(losses))
         if val_acc > max((entry["val_acc"] for entry in self.history), default=-1):
-            self.best = self._weights()
+            self.best = self._copied_weights()
         elapsed = time.perf_counter() - start
         self.seconds += elapsed
         entry = {"train_loss": float(losses.mean()), "val_loss": val_loss, "val_acc": val_acc}
@@ -163,12 +161,11 @@ class Trainer:
         """Batches (images, maps, labels) for rows of sample indices, augmented in one go: a GPU starts few, large kernels."""
         index = order.flatten()
         images, maps = self.fit.images[index], None if self.fit_maps is None else self.fit_maps[index]
-        move = self.config.source != "uniform"
-        images, maps = augment(images, maps, self.mean, self.std, self.augmentation, move_maps=move)
+        moved = self.config.source != "uniform"
+        images, maps = augment(images, maps, self.mean, self.std, self.augmentation, move_maps=moved)
         images = images.contiguous(memory_format=torch.channels_last)
-        size = order.shape[1]
         for i, labels in enumerate(self.fit.labels[order]):
-            batch = slice(i * size, (i + 1) * size)
+            batch = slice(i * len(labels), (i + 1) * len(labels))
             yield tuple(map(distributed.share, (images[batch], None if maps is None else maps[batch], labels)))
 
     def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
@@ -223,11 +220,11 @@ class Trainer:
     def finish(self) -> dict:
         """Test accuracy of the last and of the best-validation epoch, and the record of the run."""
         start = time.perf_counter()
-        test, _ = take(self.data.test, None, self.device)
-        test_loss, test_acc = self._evaluate(test, self.test_maps)
-        last = self._weights()
+        test = take(self.data.test, self.test_maps, self.device)
+        test_loss, test_acc = self._evaluate(*test)
+        last = self._copied_weights()
         self.model.load_state_dict(self.best)
-        _, test_acc_at_best_val = self._evaluate(test, self.test_maps)
+        _, test_acc_at_best_val = self._evaluate(*test)
         self.model.load_state_dict(last)
         metrics = {"test_acc": test_acc, "test_loss": test_loss, "test_acc_at_best_val": test_acc_at_best_val}
         accuracies = [entry["val_acc"] for entry in self.history]
@@ -249,6 +246,5 @@ class Trainer:
     def _evaluate(self, split: Split, maps: Tensor | None) -> tuple[float, float]:
         return evaluate(self.model, split, maps, self.mean, self.std, self.precision)
 
-    def _weights(self) -> dict[str, Tensor]:
-        """A copy of the network's present state."""
+    def _copied_weights(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
