@@ -78,7 +78,7 @@ def _maps(options: Options) -> int:
     from resattn.attention.maps import dataset_maps
     from resattn.config import CLS_SOURCES
     from resattn.data.datasets import load_dataset
-    from resattn.training.trainer import find_device
+    from resattn.training.environment import find_device
 
     data = load_dataset(options["dataset"], options["root"], size=options["size"])
     settings = {"device": find_device(options["device"])}

@@ -22,44 +22,18 @@ WIDTHS = (16, 32, 64)
 LARGEST_SIDE = 4096  # pixels that a folder's images are resized to: beyond it a typing error takes all memory
 DEPTHS = {8: (1, 1, 1), 20: (3, 3, 3), 32: (5, 5, 5), 56: (9, 9, 9)}  # of ResNet 6n + 2
 CLS_SOURCES = ("dino", "dino-tiny", "vit-s14")  # [CLS] attention, so they have heads
-ATTENTION_SOURCES = (
-    *CLS_SOURCES,
-    "vit-s14-saliency",
-    "saliency",
-    "uniform",
-    "center",
-    "shuffled",
-    "oracle",
-    "box",
-    "square",
-)
-SHUFFLED_SOURCES = tuple(
-    s for s in ATTENTION_SOURCES if s not in ("shuffled", "uniform", "center")
-)  # not all images' the same
+FROM_MASKS = ("oracle", "box", "square")  # need the true object masks
+_FROM_IMAGES = (*CLS_SOURCES, "vit-s14-saliency", "saliency")
+ATTENTION_SOURCES = (*_FROM_IMAGES, "uniform", "center", "shuffled", *FROM_MASKS)
+SHUFFLED_SOURCES = (*_FROM_IMAGES, *FROM_MASKS)  # not all images' the same
 LEARNED = "learned"  # no source of finished maps: a ViT inside the network makes them
 
 # Table 1 and 2 of the paper, with the map source of Sec. 5.2. The batch size of CIFAR-10 is missing there: CIFAR-100's is used.
-PAPER = {
-    "epochs": 100,
-    "image_size": 224,
-    "batch_size": 128,
-    "lr": 0.2,
-    "weight_decay": 5e-4,
-    "schedule": "cosine",
-    "source": "dino",
-}
+PAPER = {"epochs": 100, "image_size": 224, "batch_size": 128, "lr": 0.2, "weight_decay": 5e-4}
+PAPER |= {"schedule": "cosine", "source": "dino"}
 # Seconds instead of hours on two cores: small images, and steps small enough to settle in three epochs.
-DEMO = {
-    "dataset": "shapes",
-    "epochs": 3,
-    "image_size": 64,
-    "batch_size": 32,
-    "lr": 0.01,
-    "weight_decay": 5e-4,
-    "schedule": "cosine",
-    "source": "dino-tiny",
-    "precision": "float32",
-}
+DEMO = {"dataset": "shapes", "epochs": 3, "image_size": 64, "batch_size": 32, "lr": 0.01, "weight_decay": 5e-4}
+DEMO |= {"schedule": "cosine", "source": "dino-tiny", "precision": "float32"}
 # What two CPU cores can run: the paper's settings, but small images, a learning rate that trains (notebook 05) and another ViT.
 REDUCED = PAPER | {"image_size": 64, "lr": 0.01, "source": "vit-s14", "precision": "float32"}
 SHORT = REDUCED | {"epochs": 5}
@@ -139,9 +113,8 @@ class TrainConfig:
         if self.model in TIMM_MODELS:
             check_choice("form", self.form, GATED_FORMS)
             if (self.widths, self.depths) != (WIDTHS, DEPTHS[8]):
-                raise ValueError(
-                    f"widths and depths must be left alone for {self.model}, got {self.widths}, {self.depths}"
-                )
+                found = f"{self.widths}, {self.depths}"
+                raise ValueError(f"widths and depths must be left alone for {self.model}, got {found}")
         if self.precision == "auto":
             cuda = self.device.startswith("cuda") if self.device else has_cuda()
             object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")

@@ -38,9 +38,8 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
         os.replace(partial, path)
     except Exception as error:
         if _is_disk_full(error, path.parent):
-            raise OSError(
-                errno.ENOSPC, f"no space left on the device that holds {path}; free some and start again"
-            ) from error
+            message = f"no space left on the device that holds {path}; free some and start again"
+            raise OSError(errno.ENOSPC, message) from error
         raise
     finally:
         with contextlib.suppress(OSError):

@@ -33,6 +33,17 @@ def track(steps: Iterable[T], total: int, description: str, every: float = 30.0)
             print(f"{description}: {done} of {total}, {clock(left)} left", flush=True)
 
 
+def print_epoch(history: list[dict], n_epochs: int) -> None:
+    """A line about the last epoch of a training run, and how long the rest will take."""
+    done, entry = len(history), history[-1]
+    left = clock(entry["seconds"] * (n_epochs - done))
+    print(
+        f"epoch {done:3d}/{n_epochs}  train loss {entry['train_loss']:.3f}  val loss {entry['val_loss']:.3f}  "
+        f"val acc {100 * entry['val_acc']:5.1f} %  {clock(entry['seconds'])}, {left} left",
+        flush=True,
+    )
+
+
 def clock(seconds: float) -> str:
     """Seconds as a person reads them: 8 s, 2:05 min, 3:20 h."""
     seconds = round(seconds)

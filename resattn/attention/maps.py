@@ -3,57 +3,23 @@
 :func:`attention_maps` is the one door. Maps that take time are kept on disk under a key of everything they depend on.
 """
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resattn import paths
-from resattn.attention.sources import FROM_MASKS, MAP_SIZE, border_contrast, from_masks, gaussian_map, min_max, shuffle
+from resattn.attention.sources import MAP_SIZE, border_contrast, from_masks, gaussian_map, min_max, shuffle
+from resattn.attention.store import stored_maps
 from resattn.attention.tiny import WEIGHTS, tiny_vit
 from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 from resattn.attention.vit_s14 import SHA256, decoded_saliency, load_vit_s14
-from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, SHUFFLED_SOURCES
+from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, FROM_MASKS, SHUFFLED_SOURCES
 from resattn.data.datasets import Dataset
-from resattn.files import digest, file_digest, file_name, load_arrays, save_arrays
-from resattn.progress import track
+from resattn.files import digest, file_digest
 from resattn.settings import check_choice
-
-_PART = 512  # images between two saved steps of an extraction
-
-
-@dataclass(frozen=True)
-class _Backbone:
-    """A source that runs a ViT; ``load`` and ``identify`` take (model, weights, seed)."""
-
-    load: Callable[..., nn.Module]
-    identify: Callable[..., dict]  # what tells its maps from others on disk
-    read: Callable[[nn.Module, Tensor], Tensor] = cls_attention
-    in_bytes: bool = (
-        False  # maps are multiples of 1/255: a quarter of the disk, and rounding hides most differences between devices
-    )
-
-
-_BACKBONES = {
-    "dino": _Backbone(
-        lambda model, weights, seed: load_vit(model, weights, seed),
-        lambda model, weights, seed: {"model": model, "weights": _identify_weights(weights, seed)},
-    ),
-    "dino-tiny": _Backbone(
-        lambda _model, weights, _seed: tiny_vit(weights=_tiny_weights(weights)),
-        lambda _model, weights, _seed: {"weights": digest(_tiny_weights(weights).read_bytes())},
-    ),
-    "vit-s14": _Backbone(lambda *_: load_vit_s14(), lambda *given: _identify_vit_s14(*given), in_bytes=True),
-    "vit-s14-saliency": _Backbone(
-        lambda *_: load_vit_s14(), lambda *given: _identify_vit_s14(*given), decoded_saliency, in_bytes=True
-    ),
-}
 
 
 def attention_maps(
@@ -121,37 +87,35 @@ def attention_maps(
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
         vit_options = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
-        return shuffle(
-            attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit_options), seed
-        )
+        maps = attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit_options)
+        return shuffle(maps, seed)
     if source == "saliency":
-        return _cached(
-            images, cache, name, {"source": source, "size": MAP_SIZE, "version": 2}, lambda: border_contrast, 256
-        )
+        settings = {"source": source, "size": MAP_SIZE, "version": 2}
+        return stored_maps(images, cache, name, settings, lambda: border_contrast, 256)
 
     _check_heads(heads)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
-    backbone = _BACKBONES[source]
     heads = heads if source in CLS_SOURCES else "mean"
-    settings = {"source": source, "heads": heads, "version": 1} | backbone.identify(model, weights, seed)
-    device = (
-        torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    settings = {"source": source, "heads": heads, "version": 1} | _identify(source, model, weights, seed)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    read = decoded_saliency if source == "vit-s14-saliency" else cls_attention
+    # A quarter of the disk, and rounding hides most differences between devices.
+    in_bytes = source in ("vit-s14", "vit-s14-saliency")
 
     def extractor() -> Callable[[Tensor], Tensor]:
-        vit = backbone.load(model, weights, seed).to(device)
+        vit = _load(source, model, weights, seed).to(device)
 
         def extract(batch: Tensor) -> Tensor:
-            attention = backbone.read(vit, vit_input(vit, _send(batch, device)))
+            attention = read(vit, vit_input(vit, _send(batch, device)))
             if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
                 raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
             maps = aggregate_heads(attention, heads).float()
-            return ((255 * maps).round().to(torch.uint8) if backbone.in_bytes else maps).cpu()
+            return ((255 * maps).round().to(torch.uint8) if in_bytes else maps).cpu()
 
         return extract
 
-    return _cached(images, cache, name, settings, extractor, batch_size)
+    return stored_maps(images, cache, name, settings, extractor, batch_size)
 
 
 def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:
@@ -177,58 +141,6 @@ def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
     return min_max(attention)
 
 
-def _cached(
-    images: Tensor,
-    cache: Path,
-    name: str,
-    settings: dict,
-    extractor: Callable[[], Callable[[Tensor], Tensor]],
-    batch_size: int,
-) -> Tensor:
-    """Maps from disk where they are whole and undamaged; else extract them, saving a part at a time."""
-    key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
-    path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
-    if (kept := load_arrays(path)) is not None and len(kept[0]["maps"]) == len(images):
-        return _to_float(kept[0]["maps"])
-    parts = path.with_suffix(".parts")
-    extracted = _extract(images, parts, extractor, batch_size, f"{settings['source']} maps of {name}")
-    save_arrays(path, {"maps": extracted}, settings)
-    shutil.rmtree(parts, ignore_errors=True)
-    return _to_float(extracted)
-
-
-def _to_float(maps: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(maps)
-    return tensor / 255 if tensor.dtype == torch.uint8 else tensor
-
-
-def _extract(images: Tensor, parts: Path, extractor: Callable, batch_size: int, description: str) -> np.ndarray:
-    done, todo = {}, []
-    for start in range(0, len(images), _PART):
-        kept = load_arrays(parts / f"{start:08d}.safetensors")
-        if kept is not None:
-            done[start] = kept[0]["maps"]
-        else:
-            todo.append(start)
-    if todo:
-        extract = extractor()
-
-        def batches() -> Iterator[int]:
-            for start in todo:
-                part = images[start : start + _PART]
-                maps = []
-                for batch in part.split(batch_size):
-                    maps.append(extract(batch).numpy())
-                    yield len(batch)
-                done[start] = np.concatenate(maps)
-                save_arrays(parts / f"{start:08d}.safetensors", {"maps": done[start]})
-
-        n_batches = sum(-(-len(images[start : start + _PART]) // batch_size) for start in todo)
-        for _ in track(batches(), n_batches, description):
-            pass
-    return np.concatenate([done[start] for start in sorted(done)])
-
-
 def _send(batch: Tensor, device: torch.device) -> Tensor:
     """To the device; to a GPU from pinned memory, without waiting for the copy."""
     if device.type == "cuda":
@@ -237,22 +149,23 @@ def _send(batch: Tensor, device: torch.device) -> Tensor:
 
 
 def _check_heads(heads: str | int) -> None:
-    if heads not in ("mean", "max", "all") and not (
-        isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
-    ):
+    index = isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
+    if not index and heads not in ("mean", "max", "all"):
         raise ValueError(f"heads must be 'mean', 'max', 'all' or the index of a head, got {heads!r}")
 
 
-def _tiny_weights(weights: str | Path) -> Path:
-    path = WEIGHTS if weights == "pretrained" else Path(weights)
-    if not path.is_file():
-        raise ValueError(
-            f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got {str(weights)!r}"
-        )
-    return path
+def _load(source: str, model: str, weights: str | Path, seed: int) -> nn.Module:
+    if source == "dino":
+        return load_vit(model, weights, seed)
+    return tiny_vit(weights=_tiny_weights(weights)) if source == "dino-tiny" else load_vit_s14()
 
 
-def _identify_vit_s14(_model: str, weights: str | Path, _seed: int) -> dict:
+def _identify(source: str, model: str, weights: str | Path, seed: int) -> dict:
+    """What tells the maps of one ViT from another's on disk; ValueError where the source cannot have these weights."""
+    if source == "dino":
+        return {"model": model, "weights": _identify_weights(weights, seed)}
+    if source == "dino-tiny":
+        return {"weights": digest(_tiny_weights(weights).read_bytes())}
     if str(weights) != "pretrained":
         raise ValueError(
             f"weights must be 'pretrained' for the ViT-S/14, got {str(weights)!r}; "
@@ -262,10 +175,17 @@ def _identify_vit_s14(_model: str, weights: str | Path, _seed: int) -> dict:
 
 
 def _identify_weights(weights: str | Path, seed: int) -> str:
-    if weights == "pretrained":
-        return "pretrained"
-    if weights == "random":
-        return f"random, seed {seed}"
+    if weights in ("pretrained", "random"):
+        return "pretrained" if weights == "pretrained" else f"random, seed {seed}"
     if not Path(weights).is_file():
         raise ValueError(f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(weights)!r}")
     return file_digest(weights)
+
+
+def _tiny_weights(weights: str | Path) -> Path:
+    path = WEIGHTS if weights == "pretrained" else Path(weights)
+    if not path.is_file():
+        raise ValueError(
+            f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got {str(weights)!r}"
+        )
+    return path

@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 MAP_SIZE = 28  # pixels on a side; ViT-B/8 at 224 gives the same
 SQUARE_SIDE = 0.5  # of the image's: the median side of the objects' bounding boxes in shapes, 16 of 32 pixels (9 to 23)
-FROM_MASKS = ("oracle", "box", "square")
 
 
 def border_contrast(images: Tensor) -> Tensor:
@@ -14,12 +13,7 @@ def border_contrast(images: Tensor) -> Tensor:
 
     The distance is Mahalanobis's under the border pixels' mean and covariance (one sixteenth of the side on each side),
     smoothed. Objects seldom fill the border, so what differs from it is likely one: the boundary prior of Wei et al. 2012.
-
-    Args:
-        images: uint8 (B, 3, H, W).
-
-    Returns:
-        float32 (B, 1, 28, 28) in [0, 1].
+    Images uint8 (B, 3, H, W) give float32 (B, 1, 28, 28) in [0, 1].
     """
     pixels = images.float() / 255
     height, width = images.shape[-2:]
@@ -44,9 +38,8 @@ def from_masks(source: str, masks: Tensor | None, n: int) -> Tensor:
         given = "None" if masks is None else f"{len(masks)}"
         raise ValueError(f"masks must hold one true mask an image for source={source!r} ({n} images), got {given}")
     if masks.ndim != 4 or masks.shape[1] != 1 or not ((masks >= 0) & (masks <= 1)).all():
-        raise ValueError(
-            f"masks must be (N, 1, h, w) in [0, 1], got {tuple(masks.shape)} from {float(masks.min())} to {float(masks.max())}"
-        )
+        low, high = float(masks.min()), float(masks.max())
+        raise ValueError(f"masks must be (N, 1, h, w) in [0, 1], got {tuple(masks.shape)} from {low} to {high}")
     return {"oracle": Tensor.float, "box": bounding_box, "square": square_around}[source](masks)
 
 
@@ -70,11 +63,7 @@ def square_around(masks: Tensor) -> Tensor:
     all have one area. On ``shapes`` 20 nearest neighbours tell the class (chance 10 %) from height and width for 31 % of
     bounding boxes and 9 % of squares, from the area for 26 % and 10 %, and from a square's place for 11 %.
 
-    Args:
-        masks: float (N, 1, h, w); above one half is the object.
-
-    Returns:
-        float32 (N, 1, h, w), 1 inside the square and 0 outside; all 0 where the mask is empty.
+    Masks float (N, 1, h, w) give float32 (N, 1, h, w), 1 inside the square and 0 outside; all 0 where the mask is empty.
     """
     boxes = bounding_box(masks)
     side = round(SQUARE_SIDE * min(masks.shape[-2:]))
@@ -83,9 +72,8 @@ def square_around(masks: Tensor) -> Tensor:
         length = masks.shape[dim]
         place = torch.arange(length, device=masks.device).view((-1, 1) if dim == 2 else (1, -1))
         inside = boxes.amax(5 - dim, keepdim=True)
-        middle = (inside * place).sum(dim, keepdim=True) / inside.sum(
-            dim, keepdim=True
-        )  # NaN, so no square, where empty
+        # NaN, so no square, where empty.
+        middle = (inside * place).sum(dim, keepdim=True) / inside.sum(dim, keepdim=True)
         start = (middle - (side - 1) / 2).floor().clamp(0, length - side)
         return (place >= start) & (place < start + side)
 
@@ -116,11 +104,9 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def object_focus(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """How well maps find the object: means over images, for judging a source where true masks exist.
+    """How well maps (N, 1, h, w), not negative, find the object: means over images, for judging a source where true masks exist.
 
-    Args:
-        maps: float (N, 1, h, w), not negative.
-        masks: float (N, 1, H, W), the share of each pixel the object covers.
+    Masks are float (N, 1, H, W), the share of each pixel the object covers.
 
     Returns:
         "energy_ratio": the energy inside the object, as a share of the map's, over the object's share of the area (1 = no better

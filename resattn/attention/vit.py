@@ -22,19 +22,19 @@ def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: 
             vit = timm.create_model(model, num_classes=0, pretrained=weights == "pretrained")
         except Exception as error:  # the hub, the network and timm's registry raise what they like
             if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
-                raise ValueError(
-                    f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
-                ) from error
+                message = f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
+                raise ValueError(message) from error
             if weights != "pretrained":
                 raise
-            raise _no_weights(model, error) from error
+            raise ConnectionError(
+                f"the pretrained weights of {model!r} could not be fetched ({type(error).__name__}). They come from the model hub "
+                f"on first use and are kept afterwards. Without a network: name a checkpoint file with weights=PATH, or take a "
+                f"source that needs none, such as source='saliency'"
+            ) from error
     if weights not in ("pretrained", "random"):
         _load_checkpoint(vit, weights, model)
-    if (
-        not isinstance(vit, (VisionTransformer, Eva))
-        or vit.cls_token is None
-        or not isinstance(vit.blocks[-1], (Block, EvaBlock))
-    ):
+    with_class_token = isinstance(vit, (VisionTransformer, Eva)) and vit.cls_token is not None
+    if not with_class_token or not isinstance(vit.blocks[-1], (Block, EvaBlock)):
         raise ValueError(
             f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}, or an Eva with one, such as "
             f"'vit_small_patch16_dinov3'; got {model!r}"
@@ -70,10 +70,7 @@ def attend(vit: nn.Module, inputs: Tensor) -> Tensor:
 
     Only that one row is computed: earlier blocks run as they are, the last one stops at its queries and keys. Prefix tokens
     ([CLS] itself, registers) take part in the softmax and are then left out; rotary embeddings turn the patches' keys.
-
-    Args:
-        vit: a timm VisionTransformer or Eva with a class token.
-        inputs: float (B, 3, H, W), normalized as :func:`vit_input` does.
+    ``vit`` is as :func:`load_vit` gives it, ``inputs`` float (B, 3, H, W), normalized as :func:`vit_input` does.
     """
     tokens = vit._pos_embed(vit.patch_embed(inputs))
     tokens, rope = tokens if isinstance(tokens, tuple) else (vit.patch_drop(tokens), None)  # Eva drops patches within
@@ -91,9 +88,8 @@ def attend(vit: nn.Module, inputs: Tensor) -> Tensor:
     if rope is not None:
         from timm.layers import apply_rot_embed_cat
 
-        turned = apply_rot_embed_cat(
-            key[:, :, n_prefix:], rope[-1] if mixed else rope, half=getattr(last, "rotate_half", False)
-        )
+        rotation, half = rope[-1] if mixed else rope, getattr(last, "rotate_half", False)
+        turned = apply_rot_embed_cat(key[:, :, n_prefix:], rotation, half=half)
         key = torch.cat([key[:, :, :n_prefix], turned], 2).type_as(key)
     attention = (query * last.scale @ key.transpose(-2, -1)).softmax(-1)
     return attention[:, :, 0, n_prefix:].unflatten(-1, vit.patch_embed.grid_size)
@@ -111,26 +107,3 @@ def _query_and_key(attn: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     if getattr(attn, "q_bias", None) is not None:
         biases = (attn.q_bias, attn.k_bias)
     return F.linear(tokens[:, :1], query_weight, biases[0]), F.linear(tokens, key_weight, biases[1])
-
-
-@torch.no_grad()
-def cls_features(vit: nn.Module, images: Tensor) -> Tensor:
-    """The [CLS] token after the last block, (B, D) on the CPU, for images uint8 (B, 3, H, W)."""
-    device = next(vit.parameters()).device
-    return torch.cat([vit(vit_input(vit, part.to(device))).cpu() for part in images.split(500)])
-
-
-def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20) -> float:
-    """Accuracy of the k nearest neighbours by cosine (n, D), each voting with weight exp(similarity / 0.07)."""
-    similarity, nearest = (F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T).topk(k, 1)
-    votes = torch.zeros(len(queries), int(bank_labels.max()) + 1, device=queries.device)
-    votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
-    return float((votes.argmax(1) == labels).float().mean())
-
-
-def _no_weights(model: str, error: Exception) -> ConnectionError:
-    return ConnectionError(
-        f"the pretrained weights of {model!r} could not be fetched ({type(error).__name__}). They come from the model hub on "
-        f"first use and are kept afterwards. Without a network: name a checkpoint file with weights=PATH, or take a source "
-        f"that needs none, such as source='saliency'"
-    )

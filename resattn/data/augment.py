@@ -77,14 +77,9 @@ def _move_maps(maps: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Te
     """Shift each map by a fraction of its height and width, then mirror it where ``flipped``; zero outside."""
     mirror = 1 - 2 * flipped.to(maps.dtype)
     zero, one = torch.zeros_like(mirror), torch.ones_like(mirror)
-    theta = torch.stack(
-        [
-            torch.stack([mirror, zero, 2 * right.to(maps.dtype)], 1),
-            torch.stack([zero, one, 2 * down.to(maps.dtype)], 1),
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
+    across = torch.stack([mirror, zero, 2 * right.to(maps.dtype)], 1)
+    upright = torch.stack([zero, one, 2 * down.to(maps.dtype)], 1)
+    grid = F.affine_grid(torch.stack([across, upright], 1), list(maps.shape), align_corners=False)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -1,22 +1,22 @@
 """Data sets as whole arrays of uint8, and the stratified split (Sec. 4)."""
 
 import hashlib
+import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from resattn import paths
 from resattn.config import LARGEST_SIDE
-from resattn.data.shapes import CLASSES as SHAPES_CLASSES
-from resattn.data.shapes import make_shapes
+from resattn.data import shapes
+from resattn.data.images import decode_images, list_images
 from resattn.files import load_arrays, save_arrays
 
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 _OFFICIAL_SIZES = {"cifar10": (10, 50_000, 10_000), "cifar100": (100, 50_000, 10_000)}
 _SHAPES_SIZES = {"train": (6_000, 1), "test": (2_000, 2)}  # number of images, seed
 
@@ -118,10 +118,11 @@ def _load_shapes(cache: Path) -> Dataset:
     def draw() -> dict[str, np.ndarray]:
         arrays = {}
         for split, (n, seed) in _SHAPES_SIZES.items():
-            arrays |= zip((f"{split}_images", f"{split}_labels", f"{split}_masks"), make_shapes(n, seed), strict=True)
+            names = (f"{split}_images", f"{split}_labels", f"{split}_masks")
+            arrays |= zip(names, shapes.make_shapes(n, seed), strict=True)
         return arrays
 
-    return _dataset("shapes", _cached(cache, f"shapes-{source.hexdigest()[:16]}", draw), SHAPES_CLASSES)
+    return _dataset("shapes", _cached(cache, f"shapes-{source.hexdigest()[:16]}", draw), shapes.CLASSES)
 
 
 def _find_folder(name: str, root: Path) -> Path | None:
@@ -138,114 +139,35 @@ def _find_folder(name: str, root: Path) -> Path | None:
 
 
 def _load_folder(folder: Path, name: str, size: int | None, cache: Path) -> Dataset:
-    files = {split: _list_images(folder, split) for split in ("train", "test")}
+    files = {split: list_images(folder, split) for split in ("train", "test")}
     classes = tuple(files["train"])
     if classes != tuple(files["test"]):
         odd = sorted(set(files["train"]) ^ set(files["test"]))
-        raise ValueError(
-            f"dataset folder {folder}: train/ and test/ must hold the same classes; only one of them has {odd[:5]}"
-        )
+        wanted = "train/ and test/ must hold the same classes"
+        raise ValueError(f"dataset folder {folder}: {wanted}; only one of them has {odd[:5]}")
     if name in _OFFICIAL_SIZES:
         found = (len(classes), *(sum(map(len, files[split].values())) for split in ("train", "test")))
         if found != _OFFICIAL_SIZES[name]:
-            raise ValueError(
-                f"dataset folder {folder} is not the whole of {name}: expected %d classes, %d training and %d test images, "
-                f"found %d, %d and %d; rename the folder to use a part" % (*_OFFICIAL_SIZES[name], *found)
-            )
+            sizes = "expected %d classes, %d training and %d test images, found %d, %d and %d"
+            sizes %= (*_OFFICIAL_SIZES[name], *found)
+            raise ValueError(f"dataset folder {folder} is not the whole of {name}: {sizes}; rename it to use a part")
     listing = hashlib.sha256(repr(size).encode())
-    for split, by_class in files.items():
-        for images in by_class.values():
-            for path, n_bytes, modified in images:
-                listing.update(f"{split}/{os.path.relpath(path, folder / split)} {n_bytes} {modified}\n".encode())
+    for by_class in files.values():
+        for path, n_bytes, modified in itertools.chain(*by_class.values()):
+            listing.update(f"{os.path.relpath(path, folder)} {n_bytes} {modified}\n".encode())
 
     def decode() -> dict[str, np.ndarray]:
         arrays = {}
         for split, by_class in files.items():
             labels = np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes])
             every = [path for label in classes for path, _, _ in by_class[label]]
-            arrays |= {f"{split}_images": _decode(every, size), f"{split}_labels": labels.astype(np.int64)}
+            arrays |= {f"{split}_images": decode_images(every, size), f"{split}_labels": labels.astype(np.int64)}
         if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
-            raise ValueError(
-                f"dataset folder {folder}: train and test images differ in size; pass size=32 (or another) to unify"
-            )
+            remedy = "pass size=32 (or another) to unify"
+            raise ValueError(f"dataset folder {folder}: train and test images differ in size; {remedy}")
         return arrays
 
     return _dataset(name, _cached(cache, f"{name}-{listing.hexdigest()[:16]}", decode), classes)
-
-
-def _list_images(folder: Path, split: str) -> dict[str, list[tuple[str, int, int]]]:
-    """{class: [(path, bytes, modification time), ...]}, both in alphabetical order."""
-    from torchvision.datasets.folder import make_dataset
-
-    if not (folder / split).is_dir():
-        raise ValueError(f"dataset folder {folder} has no {split}/; expected {split}/<class>/*.png or *.jpg")
-    classes = sorted(p.name for p in (folder / split).iterdir() if p.is_dir() and not p.name.startswith("."))
-    numbers = {label: k for k, label in enumerate(classes)}
-    found: dict[str, list] = {label: [] for label in classes}
-    if classes:  # which make_dataset insists on
-        for path, k in make_dataset(folder / split, numbers, is_valid_file=_is_image, allow_empty=True):
-            found[classes[k]].append(_about(path))
-    for label, images in found.items():
-        if not images:
-            raise ValueError(f"dataset folder {folder / split / label} holds no image; expected *.png or *.jpg")
-    if len(found) < 2:
-        raise ValueError(
-            f"dataset folder {folder / split} must hold at least 2 class folders with images, found {len(found)}"
-        )
-    return found
-
-
-def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in _IMAGE_SUFFIXES and not Path(path).name.startswith(".")
-
-
-def _about(path: str) -> tuple[str, int, int]:
-    try:
-        about = os.stat(path)
-    except OSError as error:  # a dangling link
-        raise ValueError(f"dataset image {path} cannot be read: {error}") from error
-    return path, about.st_size, about.st_mtime_ns
-
-
-def _read_rgb(path: str) -> Image.Image:
-    """An image file, turned as its camera says, with three channels of 8 bits.
-
-    Raises:
-        ValueError: the pixels have a range that nobody knows; Pillow would cut them off at 0 and 255.
-    """
-    with Image.open(path) as picture:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16"):  # 16 bits of grey
-            picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-        if picture.mode in ("I", "F"):
-            raise ValueError(
-                "its pixels are neither 8 nor 16 bits deep, so their range is unknown; save it as 8-bit RGB"
-            )
-        return picture.convert("RGB")
-
-
-def _decode(files: list[str], size: int | None) -> np.ndarray:
-    """uint8 (N, 3, H, W) from image files, in the order given."""
-    from tqdm.auto import tqdm
-
-    images: np.ndarray | None = None
-    for i, path in enumerate(tqdm(files, desc="decoding images", unit="img", disable=len(files) < 5000, mininterval=1)):
-        try:
-            pixels = _read_rgb(path)
-            if size is not None:
-                pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BICUBIC)
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error on damaged files
-            raise ValueError(f"dataset image {path} cannot be read: {error}") from error
-        array = np.asarray(pixels).transpose(2, 0, 1)
-        if images is None:
-            images = np.empty((len(files), *array.shape), np.uint8)
-        if array.shape != images.shape[1:]:
-            raise ValueError(
-                f"dataset image {path} is {array.shape[2]}x{array.shape[1]}, the first one {images.shape[3]}x{images.shape[2]}; "
-                f"all must have one size: pass size=32 (or another) to resize them"
-            )
-        images[i] = array
-    return images
 
 
 def _download_cifar(name: str, root: Path) -> Dataset:
@@ -266,7 +188,7 @@ def _download_cifar(name: str, root: Path) -> Dataset:
     return _dataset(name, arrays, tuple(parts["train"].classes))
 
 
-def _cached(cache: Path, key: str, build) -> dict[str, np.ndarray]:
+def _cached(cache: Path, key: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays kept under ``key``; a missing or damaged file is built anew, never used."""
     path = cache / f"{key}.safetensors"
     if (kept := load_arrays(path)) is not None:

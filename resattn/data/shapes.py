@@ -43,8 +43,7 @@ def make_shapes(n: int, seed: int, side: int = SIZE) -> tuple[np.ndarray, np.nda
 def write_shapes(folder: str | Path, side: int, train: int, test: int) -> dict[str, np.ndarray]:
     """Draw images as files ``folder/{train,test}/<class>/<number>.png``, the layout of any image folder.
 
-    Returns:
-        The true masks of "train" and "test", float32 (n, 1, side, side), in the order in which ``load_dataset`` reads the folder.
+    Returns the true masks of "train" and "test", float32 (n, 1, side, side), in the order in which ``load_dataset`` reads them.
     """
     from PIL import Image
 
@@ -89,9 +88,8 @@ def _background(n: int, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) 
     """Two colours blended by a few low-frequency waves: (n, 3, side, side) in [0, 1]."""
     waves = np.zeros((n, *x.shape), np.float32)
     for _ in range(3):
-        fx, fy, phase = (
-            rng.uniform(*span, (n, 1, 1)).astype(np.float32) for span in ((-2.5, 2.5), (-2.5, 2.5), (0, 6.3))
-        )
+        spans = ((-2.5, 2.5), (-2.5, 2.5), (0, 6.3))
+        fx, fy, phase = (rng.uniform(*span, (n, 1, 1)).astype(np.float32) for span in spans)
         waves += np.sin(fx * x + fy * y + phase)
     blend = (1 / (1 + np.exp(-1.5 * waves)))[:, None]
     low, high = (rng.uniform(0.05, 0.6, (n, 3, 1, 1)).astype(np.float32) for _ in range(2))
@@ -105,9 +103,8 @@ def _paint_fragment(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.ra
     u, v = _object_frame(x, y, centre, np.ones(n, np.float32), rng.uniform(-np.pi, np.pi, n))
     length, width = (rng.uniform(*span, (n, 1, 1)).astype(np.float32) for span in ((0.12, 0.45), (0.04, 0.13)))
     round_ended = rng.random((n, 1, 1)) < 0.5
-    inside = np.where(
-        round_ended, (u / length) ** 2 + (v / (2 * width)) ** 2 < 1, (np.abs(u) < length) & (np.abs(v) < width)
-    )
+    blob, bar = (u / length) ** 2 + (v / (2 * width)) ** 2 < 1, (np.abs(u) < length) & (np.abs(v) < width)
+    inside = np.where(round_ended, blob, bar)
     colour = rng.uniform(0.1, 0.9, (n, 3, 1, 1)).astype(np.float32)
     return np.where(inside[:, None], colour, canvas)
 
@@ -115,9 +112,8 @@ def _paint_fragment(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.ra
 def _stripes(n: int, u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The object's surface: two related colours in soft stripes, (n, 3, side, side)."""
     base = rng.uniform(0.45, 1, (n, 3, 1, 1)).astype(np.float32)
-    other = np.clip(base + rng.choice([-1, 1], (n, 1, 1, 1)) * rng.uniform(0.1, 0.35, (n, 3, 1, 1)), 0, 1).astype(
-        np.float32
-    )
+    change = rng.choice([-1, 1], (n, 1, 1, 1)) * rng.uniform(0.1, 0.35, (n, 3, 1, 1))
+    other = np.clip(base + change, 0, 1).astype(np.float32)
     frequency, angle = rng.uniform(2, 6, (n, 1, 1)), rng.uniform(0, np.pi, (n, 1, 1))
     wave = np.sin((frequency * (np.cos(angle) * u + np.sin(angle) * v)).astype(np.float32))
     blend = (0.5 + 0.5 * np.tanh(3 * wave))[:, None]

@@ -18,15 +18,15 @@ from resattn import paths
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
 from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, seeded
-from resattn.attention.vit import cls_attention, cls_features, knn_accuracy, vit_input
+from resattn.attention.vit import cls_attention, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
 from resattn.data.shapes import make_shapes
 from resattn.dino.config import DinoConfig, Network
 from resattn.dino.crops import random_crops
+from resattn.dino.knn import cls_features, knn_accuracy
 from resattn.files import digest, save_arrays
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
-from resattn.training.environment import code_revision, describe_environment, tune_process
-from resattn.training.trainer import find_device
+from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
 
 _PARTS, _GENERATORS = ("student", "teacher", "optimizer"), ("order", "augmentation")
 

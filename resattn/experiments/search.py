@@ -257,8 +257,7 @@ def _keep(study: Any, trial: Trial) -> None:
 def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
     import importlib.metadata
 
-    from resattn.training.environment import code_revision, describe_environment
-    from resattn.training.trainer import find_device
+    from resattn.training.environment import code_revision, describe_environment, find_device
 
     kept = ("epochs", "diverged", "seconds", "device", "precision", "revision")
     trials = [

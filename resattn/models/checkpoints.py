@@ -14,8 +14,7 @@ from resattn.files import atomic_write
 from resattn.models.learned import LearnedMap
 from resattn.models.resattn import ResAttnNet
 from resattn.models.resnet import resnet8
-
-_DEMO_FORMS = ("printed", "gated")
+from resattn.settings import check_choice
 
 
 def build_model(
@@ -95,21 +94,17 @@ def trained_config(path: str | Path) -> TrainConfig:
 
 
 def load_demo(form: str = "gated") -> ResAttnNet:
-    """A small trained network that travels with the package, in evaluation mode on the CPU.
+    """A small trained network ("printed" or "gated") that travels with the package, in evaluation mode on the CPU.
 
     The demo's settings on ``shapes``: a = 1, maps of ``dino-tiny``, 64 pixels, 3 epochs, seed 0. ``demo_weights(form)`` with the
     ending .json is the record of its training.
-
-    Args:
-        form: "printed" or "gated".
     """
     return cast(ResAttnNet, load_trained(demo_weights(form)))
 
 
 def demo_weights(form: str = "gated") -> Path:
     """Where the weights of :func:`load_demo` lie."""
-    if form not in _DEMO_FORMS:
-        raise ValueError(f"form must be one of {', '.join(_DEMO_FORMS)}; got {form!r}")
+    check_choice("form", form, ("printed", "gated"))
     return Path(__file__).parent.parent / "weights" / f"shapes-{form}-a1.safetensors"
 
 

@@ -73,12 +73,8 @@ def cost_table(depths: Sequence[int] = tuple(DEPTHS), image_size: int = 224, rep
 def matched_widths(target: int, cost: Callable[[Sequence[int]], int]) -> tuple[int, ...]:
     """The widths, in the proportions of ``WIDTHS`` to a channel, whose cost comes closest to ``target``.
 
-    Args:
-        target: parameters or multiply-adds to match, between those of ``WIDTHS`` and of twice ``WIDTHS``.
-        cost: what given widths cost.
-
-    Raises:
-        ValueError: the target lies outside.
+    ``cost`` gives parameters or multiply-adds of widths. ValueError where ``target`` is not between those of ``WIDTHS`` and of
+    twice ``WIDTHS``.
     """
     candidates = {tuple(round(width * (1 + step / 64)) for width in WIDTHS) for step in range(65)}
     costs = {widths: cost(widths) for widths in sorted(candidates)}

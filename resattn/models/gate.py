@@ -14,19 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resattn.config import GATED_FORMS
-from resattn.models.resattn import (
-    apply_gate,
-    attention_block,
-    chain_masks,
-    check_maps,
-    check_strength,
-    coefficients,
-    initialize,
-    needs_masks,
-)
+from resattn.models.branch import attention_block, chain_masks, check_maps, initialize
+from resattn.models.resattn import Strength, apply_gate, check_strength, coefficients, needs_masks
 from resattn.models.stem import fresh_generator
-
-_CAN_BE_GATED = "a ResNet of timm (resnet18 to resnet152, resnext*, wide_resnet*)"
+from resattn.settings import check_choice
 
 
 def gate_residuals(
@@ -59,20 +50,15 @@ def gate_residuals(
     """
     blocks = [module for module in net.modules() if isinstance(module, (BasicBlock, Bottleneck))]
     if type(net) is not ResNet or not blocks:
-        raise ValueError(f"net must be {_CAN_BE_GATED}, not gated yet, got {type(net).__name__}")
+        wanted = "a ResNet of timm (resnet18 to resnet152, resnext*, wide_resnet*)"
+        raise ValueError(f"net must be {wanted}, not gated yet, got {type(net).__name__}")
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
-        raise ValueError(
-            "net must be in float32: gate first, then .half() or autocast; got a backbone in half precision"
-        )
-    if form not in GATED_FORMS:
-        raise ValueError(f"form must be one of {', '.join(GATED_FORMS)}; got {form!r}")
+        raise ValueError("net must be in float32: gate first, then .half() or autocast; got one in half precision")
+    check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")
-    for name, value in (
-        ("attention_channels", attention_channels),
-        ("squeeze", squeeze),
-        ("image_size", image_size or 1),
-    ):
+    numbers = {"attention_channels": attention_channels, "squeeze": squeeze, "image_size": image_size or 1}
+    for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     check_strength(a)
@@ -82,7 +68,7 @@ def gate_residuals(
     return gated
 
 
-class GatedResNet(ResNet):
+class GatedResNet(Strength, ResNet):
     """What :func:`gate_residuals` makes: timm's ResNet, whose methods take a map beside the image.
 
     ``attention_stem`` and ``attention_blocks`` are the attention branch; all other names are timm's.
@@ -102,9 +88,8 @@ class GatedResNet(ResNet):
             else:  # a Sequential's children keep their names, so the state dict does too
                 block.downsample = nn.Sequential(OrderedDict(gate=gate, **block.downsample._modules))
         width, self._stride = blocks[0].conv1.in_channels, self._stem_stride()
-        self.attention_stem = nn.Sequential(
-            nn.Conv2d(channels, width, self._stride, self._stride, bias=False), nn.BatchNorm2d(width), nn.Sigmoid()
-        )
+        patches = nn.Conv2d(channels, width, self._stride, self._stride, bias=False)
+        self.attention_stem = nn.Sequential(patches, nn.BatchNorm2d(width), nn.Sigmoid())
         shapes = []
         for block in blocks if form == "residual" else blocks[:-1]:
             out = (block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels
@@ -116,18 +101,6 @@ class GatedResNet(ResNet):
             initialize(branch, generator)
             branch.to(weight).train(self.training)
         self.a = a
-
-    @property
-    def a(self) -> float:
-        """Strength of the mask, in [0, 1]."""
-        return self._a
-
-    @a.setter
-    def a(self, value: float) -> None:
-        self._a = check_strength(value)
-        used = coefficients(self.form, self._a)
-        for gate in self._gates:
-            gate.open, gate.gate = (used.feature, used.feature_gate) if self.form == "residual" else used[3:]
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
         """float (B, 3, H, W), normalized, and maps float (B, K, h, w) in [0, 1] to scores; no map is needed at a = 0."""
@@ -159,9 +132,12 @@ class GatedResNet(ResNet):
         if self.image_size is not None and image.shape[-2:] != (self.image_size,) * 2:
             shrink = max(image.shape[-2:]) > self.image_size
             image = F.interpolate(image, (self.image_size,) * 2, mode="bicubic", align_corners=False, antialias=shrink)
-        if needs_masks(image, attention, coefficients(self.form, self._a)):
-            for gate, mask in zip(self._gates, self.masks(attention, image.shape[-2:]), strict=True):
-                gate.mask = mask
+        used = coefficients(self.form, self.a)
+        needed = needs_masks(image, attention, used)
+        masks = self.masks(attention, image.shape[-2:]) if needed else [None] * len(self._gates)
+        for gate, mask in zip(self._gates, masks, strict=True):
+            gate.mask = mask
+            gate.open, gate.gate = (used.feature, used.feature_gate) if self.form == "residual" else used[3:]
         try:
             return method(image, *args, **options)
         finally:

@@ -20,9 +20,6 @@ class LearnedMap(nn.Module):
         start: where the ViT starts: "dino-tiny", the weights in the package, or "random".
         seed: decides the random weights.
         mean, std: float (3,), what images are normalized by before they come here.
-
-    Raises:
-        ValueError: ``start`` is neither.
     """
 
     def __init__(self, net: nn.Module, start: str, seed: int, mean: Tensor, std: Tensor):

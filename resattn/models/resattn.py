@@ -15,14 +15,16 @@ Two more forms are controls, to tell what in the printed equation does the work.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from resattn.config import CONTROL_FORMS, FORMS
+from resattn.models.branch import attention_block, chain_masks, check_maps, initialize
 from resattn.models.stem import ResizedPatchStem, fresh_generator
+from resattn.settings import check_choice
 
 
 class Coefficients(NamedTuple):
@@ -47,7 +49,20 @@ def coefficients(form: str, a: float) -> Coefficients:
     }[form]
 
 
-class ResAttnNet(nn.Module):
+class Strength:
+    """``a``, the strength of the mask in [0, 1], as a property that checks what it is set to."""
+
+    @property
+    def a(self) -> float:
+        """Strength of the mask, in [0, 1]."""
+        return self._a
+
+    @a.setter
+    def a(self, value: float) -> None:
+        self._a = check_strength(value)
+
+
+class ResAttnNet(Strength, nn.Module):
     """ResNet with attention-gated skip connections; ResNet8 by default (Sec. 3.5, Fig. 3).
 
     Args:
@@ -83,39 +98,23 @@ class ResAttnNet(nn.Module):
         if not widths or len(widths) != len(depths) or min(*widths, *depths) < 1:
             raise ValueError(f"widths and depths must be equally long and positive, got {widths} and {depths}")
         if num_classes < 2 or attention_channels < 1:
-            raise ValueError(
-                f"num_classes must be at least 2 and attention_channels at least 1, got {num_classes} and {attention_channels}"
-            )
+            given = f"{num_classes} and {attention_channels}"
+            raise ValueError(f"num_classes must be at least 2 and attention_channels at least 1, got {given}")
         self.a = a
-        _check_form(form)
+        check_choice("form", form, FORMS + CONTROL_FORMS)
         generator = generator or fresh_generator()
-        self.stem = nn.Sequential(
-            ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
-        )
-        self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in _block_shapes(widths, depths))
-        self.fc = nn.Linear(widths[-1], num_classes)
-        self.attention_stem = nn.Sequential(
-            ResizedPatchStem(attention_channels, widths[0], image_size=image_size),
-            nn.BatchNorm2d(widths[0]),
-            nn.Sigmoid(),
-        )
-        # Only the residual form looks at the last block's mask.
+        patches = ResizedPatchStem(3, widths[0], image_size=image_size)
+        self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         shapes = list(_block_shapes(widths, depths))
-        self.attention_blocks = nn.ModuleList(
-            attention_block(*shape) for shape in (shapes if form == "residual" else shapes[:-1])
-        )
+        self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in shapes)
+        self.fc = nn.Linear(widths[-1], num_classes)
+        patches = ResizedPatchStem(attention_channels, widths[0], image_size=image_size)
+        self.attention_stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.Sigmoid())
+        masked = shapes if form == "residual" else shapes[:-1]  # only that form looks at the last block's mask
+        self.attention_blocks = nn.ModuleList(attention_block(*shape) for shape in masked)
         self.form = form
         for branch in (self.stem, self.blocks, self.fc, self.attention_stem, self.attention_blocks):
             initialize(branch, generator)
-
-    @property
-    def a(self) -> float:
-        """Strength of the mask, in [0, 1]."""
-        return self._a
-
-    @a.setter
-    def a(self, value: float) -> None:
-        self._a = check_strength(value)
 
     @property
     def form(self) -> str:
@@ -124,43 +123,32 @@ class ResAttnNet(nn.Module):
 
     @form.setter
     def form(self, value: str) -> None:
-        _check_form(value)
+        check_choice("form", value, FORMS + CONTROL_FORMS)
         if value == "residual" and len(self.attention_blocks) < len(self.blocks):
             raise ValueError("form must not become 'residual' in a network that was built without it")
         self._form = value
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
-        """Class scores.
+        """Class scores, float (B, num_classes).
 
         Args:
             image: float (B, 3, h, w), normalized; any h, w (the stem resizes).
             attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
-
-        Returns:
-            float (B, num_classes).
         """
         used = coefficients(self._form, self._a)
-        masks = self._masks_for(image, attention, used)
+        masks = self.masks(attention) if needs_masks(image, attention, used) else [None] * len(self.blocks)
         x = self.stem(image)
         for block, mask in zip(self.blocks, masks, strict=True):
             x = block(x, mask, used)
         return self.fc(x.mean((2, 3)))
 
     def masks(self, attention: Tensor) -> list[Tensor]:
-        """The masks that gate block 1, 2, ...: each float (B, C, H, W) in [0, 1].
+        """The masks that gate block 1, 2, ...: each float (B, C, H, W) in [0, 1], for maps (B, K, h', w') in [0, 1].
 
         x_a(0), x_a(1), ... on the skips, or in the residual form x_a(1), x_a(2), ... on what the convolutions found.
-
-        Args:
-            attention: float (B, K, h', w') in [0, 1].
         """
         check_maps(attention, self.attention_stem[0].weight.shape[1])
         return chain_masks(self.attention_stem(attention), self.attention_blocks, self._form, len(self.blocks))
-
-    def _masks_for(self, image: Tensor, attention: Tensor | None, used: Coefficients) -> list[Tensor | None]:
-        if not needs_masks(image, attention, used):
-            return [None] * len(self.blocks)
-        return self.masks(attention)
 
 
 class ClassificationBlock(nn.Module):
@@ -172,7 +160,10 @@ class ClassificationBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.projection = _projection(in_channels, out_channels, stride)
+        self.projection = nn.Identity()
+        if in_channels != out_channels or stride != 1:
+            convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.projection = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor, mask: Tensor | None, used: Coefficients) -> Tensor:
         """float (B, C, H, W) and the block's mask (None where unused) to (B, C', H / stride, W / stride).
@@ -206,57 +197,11 @@ def needs_masks(image: Tensor, attention: Tensor | None, used: Coefficients) -> 
     return needed
 
 
-def check_maps(attention: Tensor, channels: int) -> None:
-    """ValueError unless the maps are (B, channels, h, w)."""
-    if attention.ndim != 4 or attention.shape[1] != channels:
-        raise ValueError(f"attention must be (B, {channels}, h, w), got {tuple(attention.shape)}")
-
-
-def chain_masks(first: Tensor, blocks: Iterable[nn.Module], form: str, n: int) -> list[Tensor]:
-    """The masks of ``n`` blocks: x_a(0) is ``first``, each attention block makes the next; the residual form starts at x_a(1)."""
-    start = 1 if form == "residual" else 0
-    masks = [first]
-    for block, _ in zip(blocks, range(start + n - 1), strict=False):
-        masks.append(block(masks[-1]))
-    return masks[start:]
-
-
-def attention_block(in_channels: int, out_channels: int, stride: int, squeezed: int | None = None) -> nn.Sequential:
-    """One block of the attention branch; strides as the classification block's (Fig. 2), a sigmoid at the end.
-
-    Two 3x3 convolutions, or where ``squeezed`` is given a bottleneck of that many channels: 1x1, 3x3, 1x1 (Sec. 6).
-    """
-    shapes = [(in_channels, out_channels, 3, stride), (out_channels, out_channels, 3, 1)]
-    if squeezed is not None:
-        shapes = [(in_channels, squeezed, 1, 1), (squeezed, squeezed, 3, stride), (squeezed, out_channels, 1, 1)]
-    layers: list[nn.Module] = []
-    for inputs, outputs, side, step in shapes:
-        convolution = nn.Conv2d(inputs, outputs, side, step, side // 2, bias=False)
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1], nn.Sigmoid())
-
-
-def initialize(branch: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Kaiming normal weights (Sec. 5.1), zero biases, and batch normalizations at the identity, in the order of definition."""
-    for module in branch.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, ResizedPatchStem)):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        if isinstance(module, (nn.Linear, nn.BatchNorm2d)):
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-
-
 def check_strength(a: float) -> float:
     """``a`` as a float; ValueError unless it is a number in [0, 1]."""
     if isinstance(a, bool) or not isinstance(a, (int, float)) or not (math.isfinite(a) and 0 <= a <= 1):
         raise ValueError(f"a must be a number in [0, 1], got {a!r}")
     return float(a)
-
-
-def _check_form(form: str) -> None:
-    if form not in FORMS + CONTROL_FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS + CONTROL_FORMS)}; got {form!r}")
 
 
 def _block_shapes(widths: Sequence[int], depths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -266,9 +211,3 @@ def _block_shapes(widths: Sequence[int], depths: Sequence[int]) -> Iterator[tupl
         for i in range(depth):
             yield channels, width, 2 if stage and not i else 1
             channels = width
-
-
-def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    if in_channels == out_channels and stride == 1:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))

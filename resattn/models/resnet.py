@@ -28,9 +28,8 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         generator = generator or fresh_generator()
-        self.stem = nn.Sequential(
-            ResizedPatchStem(3, widths[0], image_size=image_size), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
+        patches = ResizedPatchStem(3, widths[0], image_size=image_size)
+        self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU())
         blocks, channels = [], widths[0]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             for i in range(depth):
@@ -68,9 +67,8 @@ class BasicBlock(nn.Module):
         self.attention = nn.Identity()
         self.projection = None
         if downsample:
-            self.projection = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            convolution = nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False)
+            self.projection = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         skip = x if self.projection is None else self.projection(x)

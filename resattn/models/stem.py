@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_MODES = ("bicubic", "bilinear", "nearest")
+from resattn.settings import check_choice
+
 _LARGEST_WINDOW = 12  # input pixels on a side; beyond it the joint kernel costs more than the two steps
 
 
@@ -56,16 +57,13 @@ class ResizedPatchStem(nn.Module):
         super().__init__()
         if patch < 1 or not isinstance(image_size, int) or image_size < patch or image_size % patch:
             raise ValueError(f"image_size must be a positive multiple of patch ({patch}), got {image_size!r}")
-        if mode not in _MODES:
-            raise ValueError(f"mode must be one of {', '.join(_MODES)}; got {mode!r}")
+        check_choice("mode", mode, ("bicubic", "bilinear", "nearest"))
         self.patch, self.image_size, self.mode = patch, image_size, mode
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, patch, patch))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         # All sizes are worked out here, so that nothing is looked up or computed in Python while a compiler traces ``forward``.
         self._periods: dict[int, _Period] = {}
-        self._taps: dict[
-            str, Tensor
-        ] = {}  # float64, so that ``.double()`` loses nothing; the buffers are made from them
+        self._taps: dict[str, Tensor] = {}  # float64, so that ``.double()`` loses nothing; buffers are made from them
         for length in range(1, image_size):
             if found := _find_period(length, image_size, patch, mode):
                 self._periods[length], self._taps[f"taps_{length}"] = found

@@ -33,7 +33,6 @@ def load_checkpoint(path: Path, config: dict, device: torch.device) -> dict | No
         if state["config"] != config:
             raise ValueError("it belongs to a run with other settings")
     except Exception as error:  # a file of another kind can fail in any way
-        raise ValueError(
-            f"checkpoint {path} cannot be read or continued ({error}); delete it to start this run over"
-        ) from error
+        message = f"checkpoint {path} cannot be read or continued ({error}); delete it to start this run over"
+        raise ValueError(message) from error
     return state

@@ -18,6 +18,19 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
+def find_device(name: str | None) -> torch.device:
+    """The named device, or for None CUDA if present, else the CPU; ValueError where there is no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("not a device to train on")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        message = f"device must be None or one this machine has, such as 'cpu', got {name!r} ({error})"
+        raise ValueError(message) from error
+    return device
+
+
 def describe_environment(device: torch.device, revision: str | None) -> dict:
     """Device, threads, versions, the given code revision, peak memory of this process and the time, ready for JSON."""
     cuda = device.type == "cuda"
@@ -57,27 +70,24 @@ def instruction_set() -> str:
 
     Processors of one name differ in it, and so do the numbers a run ends with: "AVX512, bfloat16", "AVX2", ...
     """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA"))
-    parts = [torch.backends.cpu.get_cpu_capability(), *([f"oneDNN limited to {limit}"] if limit else [])]
-    return ", ".join([*parts, *(["bfloat16"] if {"amx_bf16", "avx512_bf16"} & processor_flags() else [])])
-
-
-def processor_flags() -> set[str]:
-    """The features /proc/cpuinfo lists; none where there is no such file."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
+    parts = [torch.backends.cpu.get_cpu_capability()]
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA")):
+        parts.append(f"oneDNN limited to {limit}")
+    if {"amx_bf16", "avx512_bf16"} & set(_processor("flags").split()):
+        parts.append("bfloat16")
+    return ", ".join(parts)
 
 
 def processor_name() -> str:
     """The processor as /proc/cpuinfo names it, else as Python does."""
+    return _processor("model name") or platform.processor() or sys.platform
+
+
+def _processor(field: str) -> str:
+    """The first value of a field in /proc/cpuinfo; empty where there is no such file or field."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or sys.platform
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
 def code_revision() -> str | None:

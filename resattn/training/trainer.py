@@ -14,24 +14,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resattn import paths
-from resattn.attention.maps import dataset_maps
 from resattn.attention.sources import object_focus
-from resattn.config import CLS_SOURCES, LEARNED, TrainConfig
+from resattn.config import TrainConfig
 from resattn.data.augment import augment
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
 from resattn.models.checkpoints import build_model, save_weights
 from resattn.models.learned import LearnedMap, learned_maps
-from resattn.progress import clock, track
+from resattn.progress import print_epoch, track
 from resattn.training import distributed
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
-from resattn.training.environment import code_revision, describe_environment, tune_process
+from resattn.training.compilation import compiled
+from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
 from resattn.training.evaluation import autocast, evaluate
+from resattn.training.inputs import network_maps, take
+from resattn.training.optimizer import build_optimizer, learning_rate
 
 # A GPU likes few, large kernels; on a CPU the noise and index arrays of many images only fill memory and caches.
 _IMAGES_AUGMENTED_TOGETHER = {"cuda": 2048, "cpu": 512}
-
-EpochCallback = Callable[[list[dict]], None]
 
 
 def train(
@@ -39,12 +39,11 @@ def train(
     *,
     folder: Path | None = None,
     records: Path | None = None,
-    on_epoch: EpochCallback | None = None,
+    on_epoch: Callable[[list[dict]], None] | None = None,
 ) -> dict:
     """Train and evaluate one network.
 
     Args:
-        config: the settings.
         folder: where the checkpoint lives during the run and the trained weights (``weights.safetensors``) after it; None
             means ``runs/training/<slug>``. A checkpoint found there is continued.
         records: where the record is written as ``<slug>.json``; None means nowhere. The checkpoint goes only once it is written.
@@ -62,7 +61,8 @@ def train(
         FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
         OSError: a file could not be written; the next call goes on from the last checkpoint.
     """
-    folder = Path(folder) if folder is not None else paths.RUNS / "training" / config.slug
+    folder = Path(folder or paths.RUNS / "training" / config.slug)
+    report = on_epoch or (lambda history: print_epoch(history, config.epochs))
     device = distributed.join(find_device(config.device))
     tune_process(device)
     with distributed.first_alone():
@@ -73,7 +73,7 @@ def train(
         run.train_epoch()
         if distributed.rank() == 0:
             save_checkpoint(folder / "checkpoint.pt", run.state())
-            (on_epoch or _print_epoch(config.epochs))(run.history)
+            report(run.history)
     record = run.finish()
     if distributed.rank() == 0:
         save_weights(run.model, folder / "weights.safetensors", config)
@@ -83,94 +83,40 @@ def train(
     return record
 
 
-def find_device(name: str | None) -> torch.device:
-    """The named device, or for None CUDA if present, else the CPU; ValueError where there is no such device."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("not a device to train on")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be None or one this machine has, such as 'cpu', got {name!r} ({error})"
-        ) from error
-    return device
-
-
-def learning_rate(config: TrainConfig, step: int, n_steps: int) -> float:
-    """Learning rate of step ``step`` (from 0) of ``n_steps``."""
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-
-
 class Trainer:
     """Everything a run carries from one epoch to the next."""
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
-        self.config, self.device, self.data = config, device, data
+        self.config, self.device, self.data, self.precision = config, device, data, config.precision
         self.revision = code_revision()  # now: the checkout may move on while the run lasts
         n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
         fit, val = stratified_split(data.train.labels, n_val, config.seed)
         with distributed.first_alone():
-            train_maps, self.test_maps = self._maps(data)
+            train_maps, self.test_maps = network_maps(config, data, device)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data.train.images))
-        self.fit, self.fit_maps = self._take(data.train, train_maps, fit)
-        self.val, self.val_maps = self._take(data.train, train_maps, val)
+        self.fit, self.fit_maps = take(data.train, train_maps, device, fit)
+        self.val, self.val_maps = take(data.train, train_maps, device, val)
         if len(self.fit) < config.batch_size:
             raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
-
         channels = 1 if train_maps is None else train_maps.shape[1]
         model = build_model(config, len(data.classes), channels, (self.mean, self.std))
         self.model = model.to(device, memory_format=torch.channels_last)
-        parameters = getattr(self.model, "parameter_groups", self.model.parameters)()
+        self.optimizer = build_optimizer(self.model, config)
         if (n := distributed.n_processes()) > 1:
             if config.batch_size % n:
                 raise ValueError(f"batch_size must be a multiple of the {n} processes, got {config.batch_size}")
             unused = config.has_form and (config.a == 0 or not config.uses_maps or config.source == LEARNED)
             self.model, self.forward = distributed.wrap(self.model, device, unused)
-        self.optimizer = torch.optim.AdamW(
-            parameters,
-            config.lr,
-            (config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.precision = config.precision
-        compiled = device.type == "cuda" if config.compile is None else config.compile
+        wanted = device.type == "cuda" if config.compile is None else config.compile
         if n == 1:  # together with several processes compilation is untried
-            self.forward = self._compiled() if compiled else self.model
+            self.forward = self.model
+            if wanted:
+                self.forward = compiled(self.model, self._loss, self.fit, self.fit_maps, config.batch_size)
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(device).manual_seed(config.seed)
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
-
-    def _compiled(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """The network, compiled and tried on one batch; where that fails, for whatever reason, a line and the network as it is.
-
-        On CUDA the forward and the backward pass each become one CUDA graph. Evaluation is not compiled: it is rare.
-        """
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        before = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        batch = torch.arange(self.config.batch_size, device=self.device)
-        images = torch.zeros(self.fit.images[batch].shape, device=self.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        maps = None if self.fit_maps is None else self.fit_maps[batch]
-        self.model.train()
-        try:
-            forward = torch.compile(self.model, mode=mode, dynamic=False)
-            self._loss(forward, images, maps, self.fit.labels[batch]).backward()
-        except Exception as error:  # no compiler, an old driver, a bug: none of them is a reason not to train
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-            print(
-                f"torch.compile failed, so the run goes on without it ({type(error).__name__}: {reason[:200]})",
-                flush=True,
-            )
-            forward = self.model
-        self.model.zero_grad(set_to_none=True)
-        self.model.load_state_dict(before)
-        return forward
 
     @property
     def epoch(self) -> int:
@@ -188,59 +134,43 @@ class Trainer:
         losses = distributed.total(losses) / distributed.n_processes()
         self._check_finite(losses)
         distributed.copy_from_first(self.model.buffers())
-        val_loss, val_acc = evaluate(self.model, self.val, self.val_maps, self.mean, self.std, self.precision)
+        val_loss, val_acc = self._evaluate(self.val, self.val_maps)
         if not math.isfinite(val_loss):
             raise self._not_finite("validation loss", val_loss, len(losses))
         if val_acc > max((entry["val_acc"] for entry in self.history), default=-1):
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best = self._copied_weights()
         elapsed = time.perf_counter() - start
         self.seconds += elapsed
-        self.history.append(
-            {
-                "train_loss": float(losses.mean()),
-                "val_loss": val_loss,
-                "val_acc": val_acc,
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "seconds": round(elapsed, 3),
-            }
-        )
+        entry = {"train_loss": float(losses.mean()), "val_loss": val_loss, "val_acc": val_acc}
+        self.history.append(entry | {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(elapsed, 3)})
 
     def steps(self) -> Iterator[Tensor]:
         """The updates of one epoch, each giving its loss without waiting for it."""
         batch, n_batches = self.config.batch_size, len(self.fit) // self.config.batch_size
-        order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch].view(n_batches, batch)
-        order = order.to(self.device)
+        order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch]
+        order = order.view(n_batches, batch).to(self.device)
         self.model.train()
         together = max(1, _IMAGES_AUGMENTED_TOGETHER.get(self.device.type, 512) // batch)
         for first in range(0, n_batches, together):
             chunk = order[first : first + together]
             for i, (images, maps, labels) in enumerate(self._augmented(chunk), first):
-                step = self.epoch * n_batches + i
-                rate = learning_rate(self.config, step, self.config.epochs * n_batches)
+                rate = learning_rate(self.config, self.epoch * n_batches + i, self.config.epochs * n_batches)
                 yield self._step(images, maps, labels, rate)
 
     def _augmented(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """Batches (images, maps, labels) for rows of sample indices, augmented in one go: a GPU starts few, large kernels."""
         index = order.flatten()
-        images, maps = augment(
-            self.fit.images[index],
-            None if self.fit_maps is None else self.fit_maps[index],
-            self.mean,
-            self.std,
-            self.augmentation,
-            move_maps=self.config.source != "uniform",
-        )
+        images, maps = self.fit.images[index], None if self.fit_maps is None else self.fit_maps[index]
+        moved = self.config.source != "uniform"
+        images, maps = augment(images, maps, self.mean, self.std, self.augmentation, move_maps=moved)
         images = images.contiguous(memory_format=torch.channels_last)
-        size = order.shape[1]
         for i, labels in enumerate(self.fit.labels[order]):
-            batch = slice(i * size, (i + 1) * size)
+            batch = slice(i * len(labels), (i + 1) * len(labels))
             yield tuple(map(distributed.share, (images[batch], None if maps is None else maps[batch], labels)))
 
     def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
         """One update; returns the loss without waiting for it."""
-        self.optimizer.zero_grad(
-            set_to_none=True
-        )  # first: under CUDA graphs gradients lie where the next replay writes
+        self.optimizer.zero_grad()  # first: under CUDA graphs gradients lie where the next replay writes
         torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs returned may be written over
         loss = self._loss(self.forward, images, maps, labels)
         loss.backward()
@@ -254,19 +184,15 @@ class Trainer:
             return F.cross_entropy(forward(images, maps).float(), labels)
 
     def _check_finite(self, losses: Tensor) -> None:
-        finite = losses.isfinite()
-        if bool(finite.all()):
-            return
-        i = int((~finite).nonzero()[0])
-        raise self._not_finite("loss", float(losses[i]), i + 1)
+        if not losses.isfinite().all():
+            i = int((~losses.isfinite()).nonzero()[0])
+            raise self._not_finite("loss", float(losses[i]), i + 1)
 
     def _not_finite(self, what: str, value: float, step: int) -> FloatingPointError:
-        c = self.config
-        return FloatingPointError(
-            f"{what} became {value} in epoch {self.epoch + 1}, step {step}, with lr={c.lr}, schedule={c.schedule}, "
-            f"weight_decay={c.weight_decay}, batch_size={c.batch_size}, model={c.model}, form={c.form}, a={c.a}, "
-            f"precision={self.precision}; a smaller lr is the usual remedy"
-        )
+        names = ("lr", "schedule", "weight_decay", "batch_size", "model", "form", "a", "precision")
+        settings = ", ".join(f"{name}={getattr(self.config, name)}" for name in names)
+        where = f"in epoch {self.epoch + 1}, step {step}, with {settings}"
+        return FloatingPointError(f"{what} became {value} {where}; a smaller lr is the usual remedy")
 
     def state(self) -> dict:
         """All that :meth:`resume` needs."""
@@ -294,58 +220,31 @@ class Trainer:
     def finish(self) -> dict:
         """Test accuracy of the last and of the best-validation epoch, and the record of the run."""
         start = time.perf_counter()
-        test, _ = self._take(self.data.test, None, None)
-        options = (self.test_maps, self.mean, self.std, self.precision)
-        test_loss, test_acc = evaluate(self.model, test, *options)
-        last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        test = take(self.data.test, self.test_maps, self.device)
+        test_loss, test_acc = self._evaluate(*test)
+        last = self._copied_weights()
         self.model.load_state_dict(self.best)
-        _, test_acc_at_best_val = evaluate(self.model, test, *options)
+        _, test_acc_at_best_val = self._evaluate(*test)
         self.model.load_state_dict(last)
-        focus = {}
-        if isinstance(self.model, LearnedMap) and self.data.test.masks is not None:
-            focus["map_focus"] = object_focus(learned_maps(self.model, self.data.test.images), self.data.test.masks)
-        self.seconds += time.perf_counter() - start
+        metrics = {"test_acc": test_acc, "test_loss": test_loss, "test_acc_at_best_val": test_acc_at_best_val}
         accuracies = [entry["val_acc"] for entry in self.history]
+        metrics["best_val_epoch"] = 1 + accuracies.index(max(accuracies))
+        if isinstance(self.model, LearnedMap) and self.data.test.masks is not None:
+            maps = learned_maps(self.model, self.data.test.images)
+            metrics["map_focus"] = object_focus(maps, self.data.test.masks)
+        metrics["epochs"] = self.history
+        self.seconds += time.perf_counter() - start
+        more = {"processes": n} if (n := distributed.n_processes()) > 1 else {}
+        more |= {"precision": self.precision, "seconds": round(self.seconds, 2)}
         return {
             "config": self.config.identity(),
-            "metrics": {
-                "test_acc": test_acc,
-                "test_loss": test_loss,
-                "test_acc_at_best_val": test_acc_at_best_val,
-                "best_val_epoch": 1 + accuracies.index(max(accuracies)),
-                **focus,
-                "epochs": self.history,
-            },
+            "metrics": metrics,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "environment": describe_environment(self.device, self.revision)
-            | ({"processes": n} if (n := distributed.n_processes()) > 1 else {})
-            | {"precision": self.precision, "seconds": round(self.seconds, 2)},
+            "environment": describe_environment(self.device, self.revision) | more,
         }
 
-    def _maps(self, data: Dataset) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Maps of the train and test images; None for a network that looks at none."""
-        if not self.config.uses_maps or self.config.source == LEARNED:
-            return None, None
-        c = self.config
-        options = {"heads": c.heads, "weights": c.weights} if c.source in CLS_SOURCES else {}
-        train_maps, test_maps = dataset_maps(data, c.source, base=c.base, seed=c.seed, device=self.device, **options)
-        return train_maps, test_maps.to(self.device)
+    def _evaluate(self, split: Split, maps: Tensor | None) -> tuple[float, float]:
+        return evaluate(self.model, split, maps, self.mean, self.std, self.precision)
 
-    def _take(self, split: Split, maps: Tensor | None, index: Tensor | None) -> tuple[Split, Tensor | None]:
-        """The chosen samples of a split (all for None) and their maps, on the device."""
-        chosen = slice(None) if index is None else index
-        part = Split(split.images[chosen].to(self.device), split.labels[chosen].to(self.device))
-        return part, None if maps is None else maps[chosen].to(self.device)
-
-
-def _print_epoch(n_epochs: int) -> EpochCallback:
-    def show(history: list[dict]) -> None:
-        entry = history[-1]
-        left = entry["seconds"] * (n_epochs - len(history))
-        print(
-            f"epoch {len(history):3d}/{n_epochs}  train loss {entry['train_loss']:.3f}  val loss {entry['val_loss']:.3f}  "
-            f"val acc {100 * entry['val_acc']:5.1f} %  {clock(entry['seconds'])}, {clock(left)} left",
-            flush=True,
-        )
-
-    return show
+    def _copied_weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}

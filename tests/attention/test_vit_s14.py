@@ -60,7 +60,7 @@ def test_attention_and_saliency_are_those_of_the_onnx_graph(vit, images):
 
 @pytest.mark.parametrize(("source", "side"), SOURCES.items())
 def test_maps_are_multiples_of_1_255_and_kept_as_bytes(source, side, vit, images, monkeypatch, tmp_path):
-    monkeypatch.setattr("resattn.attention.load_vit_s14", lambda: vit)
+    monkeypatch.setattr("resattn.attention.maps.load_vit_s14", lambda: vit)
     first = attention_maps(images, source, cache=tmp_path, batch_size=2)
     assert (first.shape, first.dtype) == ((3, 1, side, side), torch.float32)
     assert (first.amin((2, 3)) == 0).all()
@@ -75,7 +75,7 @@ def test_maps_are_multiples_of_1_255_and_kept_as_bytes(source, side, vit, images
     (path,) = tmp_path.iterdir()
     kept, _ = load_arrays(path)
     assert kept["maps"].dtype == np.uint8
-    monkeypatch.setattr("resattn.attention.load_vit_s14", lambda: pytest.fail("the maps were there"))
+    monkeypatch.setattr("resattn.attention.maps.load_vit_s14", lambda: pytest.fail("the maps were there"))
     assert attention_maps(images, source, cache=tmp_path).equal(first)
 
 

@@ -126,7 +126,7 @@ def test_size_cuts_out_the_centre_square(make_folder):
 def test_the_second_call_decodes_nothing(make_folder, monkeypatch):
     folder = make_folder()
     first = load_dataset(str(folder))
-    monkeypatch.setattr(data_module, "_decode", forbid)
+    monkeypatch.setattr(data_module, "decode_images", forbid)
     second = load_dataset(str(folder))
     assert second.train.images.equal(first.train.images)
     assert second.test.labels.equal(first.test.labels)
@@ -176,7 +176,7 @@ def test_another_size_is_decoded_anew(make_folder):
 
 
 def test_the_shapes_are_drawn_once(shapes, shapes_cache, monkeypatch):
-    monkeypatch.setattr(data_module, "make_shapes", forbid)
+    monkeypatch.setattr(data_module.shapes, "make_shapes", forbid)
     again = load_dataset("shapes", cache=shapes_cache / "datasets")
     assert again.train.images.equal(shapes.train.images)
     assert again.train.masks.equal(shapes.train.masks)

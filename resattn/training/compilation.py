@@ -1,0 +1,38 @@
+"""Compiling a network for training, where that works."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from resattn.data.datasets import Split
+
+Forward = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def compiled(
+    model: nn.Module, loss: Callable[..., Tensor], split: Split, maps: Tensor | None, batch_size: int
+) -> Forward:
+    """The network, compiled and tried on one batch; where that fails, for whatever reason, a line and the network as it is.
+
+    On CUDA the forward and the backward pass each become one CUDA graph. Evaluation is not compiled: it is rare.
+    Weights, statistics and gradients stay as they were. ``loss`` takes a forward function, images, maps and labels; the split's
+    tensors and its maps lie on the network's device.
+    """
+    batch = torch.arange(batch_size, device=split.images.device)
+    images = torch.zeros(split.images[batch].shape, device=batch.device).contiguous(memory_format=torch.channels_last)
+    maps = None if maps is None else maps[batch]
+    mode = "reduce-overhead" if batch.device.type == "cuda" else "default"
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.train()
+    try:
+        forward = torch.compile(model, mode=mode, dynamic=False)
+        loss(forward, images, maps, split.labels[batch]).backward()
+    except Exception as error:  # no compiler, an old driver, a bug: none of them is a reason not to train
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {reason[:200]}"
+        print(f"torch.compile failed, so the run goes on without it ({reason})", flush=True)
+        forward = model
+    model.zero_grad()
+    model.load_state_dict(before)
+    return forward
