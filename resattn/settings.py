@@ -50,8 +50,7 @@ def setting(
 def check(settings: Any) -> None:
     """Check every field of a frozen dataclass, and unify what counts as equal: 1 and 1.0, a list and a tuple, a path and its text.
 
-    Raises:
-        ValueError: names the field, the value given, and what is allowed.
+    A ValueError names the field, the value given, and what is allowed.
     """
     for field in dataclasses.fields(settings):
         allowed = field.metadata.get("allowed", _Allowed())

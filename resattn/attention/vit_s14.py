@@ -23,8 +23,7 @@ _MATRICES = {
 def load_vit_s14() -> nn.Module:
     """timm's VisionTransformer for 224x224 pixels with the package's weights, in evaluation mode; its ``decoder`` beside it.
 
-    Raises:
-        ValueError: the package or ``onnx`` is not installed, or the file is another one; the message has the remedy.
+    ValueError, with the remedy, where the package or ``onnx`` is not installed, or the file is another one.
     """
     import timm
 

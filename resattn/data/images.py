@@ -66,8 +66,7 @@ def _about(path: str) -> tuple[str, int, int]:
 def _read_rgb(path: str) -> Image.Image:
     """An image file, turned as its camera says, with three channels of 8 bits.
 
-    Raises:
-        ValueError: the pixels have a range that nobody knows; Pillow would cut them off at 0 and 255.
+    ValueError where the pixels have a range that nobody knows: Pillow would cut them off at 0 and 255.
     """
     with Image.open(path) as picture:
         picture = ImageOps.exif_transpose(picture)

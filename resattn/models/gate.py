@@ -53,7 +53,8 @@ def gate_residuals(
         wanted = "a ResNet of timm (resnet18 to resnet152, resnext*, wide_resnet*)"
         raise ValueError(f"net must be {wanted}, not gated yet, got {type(net).__name__}")
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
-        raise ValueError("net must be in float32: gate first, then .half() or autocast; got one in half precision")
+        remedy = "gate first, then .half() or autocast"
+        raise ValueError(f"net must be in float32: {remedy}; got a backbone in half precision")
     check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")

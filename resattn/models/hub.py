@@ -41,10 +41,8 @@ def register() -> None:
 def _build(name: str, network: Any, pretrained: bool, options: dict[str, Any]) -> Any:
     tag = options.get("pretrained_cfg")
     if pretrained or tag:
-        raise ValueError(
-            f"pretrained must be False for {name}, which has no published weights, got {tag or pretrained!r}; for small networks "
-            f"trained on the drawn shapes see resattn.models.checkpoints.load_demo"
-        )
+        remedy = "for small networks trained on the drawn shapes see resattn.models.checkpoints.load_demo"
+        raise ValueError(f"pretrained must be False for {name}, not published, got {tag or pretrained!r}; {remedy}")
     options = {key: value for key, value in options.items() if key not in _FROM_TIMM}
     channels = options.pop("in_chans", 3)
     if channels != 3:

@@ -20,8 +20,7 @@ def save_checkpoint(path: Path, state: dict) -> Path:
 def load_checkpoint(path: Path, config: dict, device: torch.device) -> dict | None:
     """What :func:`save_checkpoint` wrote, its tensors on ``device``; None where there is no such file.
 
-    Raises:
-        ValueError: the file is damaged, or belongs to a run with other settings than ``config``.
+    ValueError where the file is damaged, or belongs to a run with other settings than ``config``.
     """
     if not path.exists():
         return None

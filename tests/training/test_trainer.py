@@ -209,11 +209,9 @@ def test_training_and_validation_images_are_apart_and_none_is_a_test_image(tiny,
 def test_maps_stay_with_their_images(tiny, monkeypatch):
     """A map that is the image's own first channel is still that in every batch and every evaluation."""
     augment, evaluate, checked = train_module.augment, train_module.evaluate, []
-    monkeypatch.setattr(
-        train_module,
-        "dataset_maps",
-        lambda data, *_, **__: tuple(p.images[:, :1] / 255 for p in (data.train, data.test)),
-    )
+
+    def first_channels(_config, data, _device):
+        return tuple(part.images[:, :1] / 255 for part in (data.train, data.test))
 
     def watch_fit(images, maps, *arguments, **options):
         assert maps.equal(images[:, :1] / 255)
@@ -224,6 +222,7 @@ def test_maps_stay_with_their_images(tiny, monkeypatch):
         checked.append(len(maps))
         return evaluate(model, split, maps, *arguments)
 
+    monkeypatch.setattr(train_module, "network_maps", first_channels)
     monkeypatch.setattr(train_module, "augment", watch_fit)
     monkeypatch.setattr(train_module, "evaluate", watch_evaluation)
     train(replace(tiny, epochs=1), on_epoch=quiet)
