@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.sources import object_focus
-from resattn.config import TrainConfig
+from resattn.config import LEARNED, TrainConfig
 from resattn.data.augment import augment
 from resattn.data.datasets import Dataset, Split, channel_stats, load_dataset, stratified_split
 from resattn.files import write_json
