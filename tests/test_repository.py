@@ -14,7 +14,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from scipy import stats
 
 from resattn import paths
-from resattn.analysis.records import load_records, main_records
+from resattn.analysis.records import NOT_MEASURED, load_records, main_records
 from resattn.models.hub import register
 from resattn.plots.results import control_figures, result_figures
 from resattn.plots.style import save_figure, use_style
@@ -88,11 +88,12 @@ def test_the_readmes_python_runs():
 def test_the_networks_that_the_readme_names_can_be_had():
     text = README.read_text(encoding="utf-8")
     names = re.findall(r'timm\.create_model\("(\w+)"', text)
-    assert {"resnet8", "resnet50"} <= set(names)
+    assert "resnet50" in names
     register()
     assert [name for name in names if not timm.is_model(name)] == []
-    (in_hub,) = re.findall(r"torch\.hub finds `(\w+)`", text)
+    (in_hub,) = re.findall(r"torch\.hub finds `(\w+)` and `resnet8`", text)
     torch.hub.load(str(paths.CHECKOUT), in_hub, source="local", a=0.0)
+    torch.hub.load(str(paths.CHECKOUT), "resnet8", source="local")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -135,6 +136,9 @@ def test_each_cell_of_the_short_table_follows_from_its_records():
             network = row[0].lower().replace(" a=", "-a") + ("" if row[0] == "ResNet8" else "-*")
             found = [json.loads(path.read_text()) for path in paths.RESULTS.glob(f"{dataset}-{network}-seed*.json")]
             values = [100 * r["metrics"]["test_acc"] for r in found]
+            if not values:
+                assert row[column] == NOT_MEASURED
+                continue
             said = f"{statistics.mean(values):.2f}"
             if len(values) > 1:
                 half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5

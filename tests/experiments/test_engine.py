@@ -216,7 +216,7 @@ def test_a_run_that_fails_is_reported_and_the_others_finish(make_place):
     out, _ = command.communicate(timeout=300)
     assert command.returncode == 1
     assert f"{name}: FAILED: ValueError: checkpoint " in out
-    assert f"FAILED {name}; its log: " in out
+    assert f"FAILED accuracy/{name}; its log: " in out
     assert "2 of 3 runs done" in out
     assert len(place.records()) == 2
     assert sum("test accuracy" in line and line.startswith("[") for line in out.splitlines()) == 2

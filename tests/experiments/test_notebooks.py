@@ -23,6 +23,7 @@ from resattn.experiments.jobs import (
     seconds_on,
     select,
 )
+from resattn.experiments.protocols import TABLE3
 
 TINY = ["--set", "epochs=1", "--set", "image_size=16", "--set", "batch_size=500", "--set", "compile=False"]
 
@@ -122,7 +123,7 @@ def test_the_cost_of_the_whole_is_that_of_its_stages(monkeypatch):
 def test_paper_covers_both_cifars_at_the_papers_settings():
     jobs = list_jobs("paper", None, 3, None, {})
     runs = [job.config for job in jobs if job.config]
-    assert len(runs) == 2 * 7 * 3
+    assert len(runs) == 2 * len(TABLE3) * 3
     assert {run.dataset for run in runs} == {"cifar10", "cifar100"}
     assert {(run.epochs, run.image_size, run.lr, run.batch_size, run.source) for run in runs} == {
         (100, 224, 0.2, 128, "dino")

@@ -97,7 +97,7 @@ def test_a_run_begun_by_one_process_is_ended_by_two_and_learns_as_well(colours, 
         train(colours, folder=folder, on_epoch=stop)
     options = {"dataset": "colours", "root": colours.root, "epochs": 4, "image-size": 16, "batch-size": 24}
     options |= {"lr": 0.01, "a": 1, "device": "cpu"}
-    command = [*TORCHRUN, "-m", "resattn.training.trainer"]
+    command = [*TORCHRUN, "-m", "resattn", "train"]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
     assert done.returncode == 0, done.stderr[-3000:]

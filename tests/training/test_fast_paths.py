@@ -39,6 +39,7 @@ def own_inductor_cache(monkeypatch):
 
 @needs_compiler
 def test_compiled_training_gives_the_eager_losses_and_compiles_once(birds, own_inductor_cache):
+    torch._dynamo.utils.counters.clear()
     losses = {}
     tune_process(torch.device("cpu"))
     for compiled in (False, True):
