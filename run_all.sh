@@ -12,10 +12,11 @@ Finished runs are skipped; after an interruption call it again.
 
   --profile demo|reduced|paper
                         demo: small images of drawn shapes, two cores, minutes, no download.
-                        reduced: CIFAR-10 at 64 pixels, five networks, for the CPU; makes the README's table.
+                        reduced: CIFAR-10 at 64 pixels, 100 epochs, five networks, for the CPU.
                         paper: CIFAR-10 and CIFAR-100 at the paper's settings; wants a GPU.
                         Without it: paper where a CUDA GPU is present, else demo.
-                        controls, short: only the trainings of these lists, without notebooks
+                        controls, short: only the trainings of these lists, without notebooks;
+                        short with --set source=saliency makes the README's first table
   --dataset NAME        this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/
   --seeds N             seeds 0 to N-1 (demo: 2, else 3)
   --data DIR            where data sets live or are downloaded to (default: data/)
@@ -25,7 +26,7 @@ Finished runs are skipped; after an interruption call it again.
                         join the Dask cluster of this scheduler instead
   --only PATTERN        only runs whose name matches, for example '*printed-a1*'; see --dry-run for the names
   --set NAME=VALUE      change a setting of every run that has it, for example --set epochs=2; may be repeated
-  --out DIR             folder for the records of controls or short (default: results/PROFILE)
+  --out DIR             folder for the records of controls or short (default: runs/PROFILE/records)
   --dry-run             list the runs and about what they cost, run nothing
   --fresh               delete this profile's earlier runs and start over
   --help                this text

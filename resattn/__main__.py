@@ -167,7 +167,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("--dataset", help="this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/")
     add("--seeds", type=_positive, help="seeds 0 to N-1 (demo: 2, else 3)")
     add("--data", metavar="DIR", type=_folder, help="where data sets live or are downloaded to (default: data/)")
-    add("--out", metavar="DIR", type=Path, help="records of controls or short (default: results/PROFILE)")
+    add("--out", metavar="DIR", type=Path, help="records of controls or short (default: runs/PROFILE/records)")
     _worker_options(parser)
     add("--cpu", action="store_true", help="run on the CPU, even if a GPU is here or it takes days")
     add(

@@ -76,7 +76,7 @@ def _list_trainings(profile: str, options: dict[str, Any], settings: dict[str, A
         raise ValueError("--fresh is for profiles with notebooks; give another folder with --out")
     part, preset = ("controls", None) if profile == "controls" else ("table3", profile)
     configs = list_runs(dataset, seeds, part=part, preset=preset, **settings)
-    records = options["out"] or paths.RESULTS / profile
+    records = options["out"] or paths.RUNS / profile / "records"
     return select({run.name: run for run in trainings(configs, records)}, options["only"])
 
 
