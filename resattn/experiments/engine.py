@@ -202,10 +202,11 @@ class Engine:
             given = "address" if ":" in self.scheduler else "scheduler_file"  # a file may still be on its way
             client = self._opened.enter_context(Client(**{given: self.scheduler}))
         else:
-            n_workers = min(n_workers, self.jobs or default_jobs())
-            threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers)
+            most = self.jobs or default_jobs()
+            # By the jobs asked for, not the runs that are left: another number of threads rounds differently.
+            threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // most)
             cluster = LocalCluster(
-                n_workers=n_workers,
+                n_workers=min(n_workers, most),
                 threads_per_worker=1,
                 memory_limit=None,  # the runs' own processes are not counted in it
                 dashboard_address=":8787" if watched else None,

@@ -163,8 +163,9 @@ def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbe
 
 
 @pytest.mark.slow
-def test_a_cluster_is_joined_while_workers_come_and_go(make_place, undisturbed, tmp_path):
+def test_a_cluster_is_joined_while_workers_come_and_go(make_place, undisturbed, tmp_path, monkeypatch):
     """The workers live in folders and homes of their own; the home of the command is all they share."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION", "1.0")  # no run waits at a busy worker
     place, file = make_place(), tmp_path / "scheduler.json"
     place.start(DASK, "scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard")
     wait_for(file.exists)
