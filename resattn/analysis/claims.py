@@ -62,8 +62,8 @@ def answer(table: pd.DataFrame, question: str) -> str:
     parts = []
     for (words, _), rows in table[table["question"] == question].groupby(["words", "protocol"], sort=False):
         text = rows.set_index("claim").filter([*TEXTS, "records"])
-        about = f"in {_UNITS[rows['metric'].iloc[0]]}, corrected for {rows['p'].count()} comparisons"
-        parts.append(f"**{markdown_text(words)}**, {about}:\n\n{to_markdown(text.loc[:, (text != '').any()])}")
+        about = f"in {_UNITS[rows['metric'].iloc[0]]}; comparisons tested: {rows['p'].count()}"
+        parts.append(f"**{markdown_text(words)}**, {about}\n\n{to_markdown(text.loc[:, (text != '').any()])}")
     return "\n\n".join(parts) or NOT_MEASURED
 
 

@@ -41,7 +41,7 @@ def load_records(*folders: Path | str) -> pd.DataFrame:
 
     Returns:
         Columns as ``_COLUMNS`` names them; "network" is a :class:`resattn.experiments.protocols.Network`, "name" and "variant" are for
-        people, "preset" is "other" where the settings, maps aside, are none's, "protocol" is every setting but network and seed,
+        people, "preset" is "other" where the settings, maps and data aside, are none's, "protocol" is every setting but network and seed,
         "settings" says the same in words, without what nobody changes; accuracies are fractions, "history" is the list of epochs.
 
     Raises:
@@ -134,7 +134,7 @@ def _row(record: dict, path: Path) -> dict:
 
 def _preset(config: dict) -> str:
     for preset, settings in PRESETS.items():
-        if all(config[name] == value for name, value in settings.items() if name != "source"):
+        if all(config[name] == value for name, value in settings.items() if name not in ("source", "dataset")):
             return preset
     return "other"
 

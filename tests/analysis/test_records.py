@@ -133,8 +133,8 @@ def test_settings_are_columns(tmp_path, make_record):
 
 
 @pytest.mark.parametrize("preset", ["paper", "reduced", "short", "demo"])
-def test_the_preset_is_known_whatever_the_maps(tmp_path, make_record, preset):
-    settings = vars(TrainConfig.preset(preset, dataset="shapes", source="center"))
+def test_the_preset_is_known_whatever_the_maps_and_the_data(tmp_path, make_record, preset):
+    settings = vars(TrainConfig.preset(preset, dataset="birds", source="center"))
     make_record(tmp_path, 0.5, **settings)
     make_record(tmp_path, 0.5, **settings | {"lr": 0.123})
     assert sorted(load_records(tmp_path)["preset"]) == sorted([preset, "other"])
