@@ -13,6 +13,7 @@ from PIL import Image
 from resattn import TrainConfig, load_dataset, paths
 from resattn.analysis.records import load_records
 from resattn.analysis.tables import table3, to_markdown
+from resattn.config import PRESETS
 from resattn.files import write_json
 from resattn.plots.results import result_figures
 from resattn.plots.style import save_figure
@@ -91,9 +92,8 @@ def hostile_report(tmp_path: Path, make_record) -> Path:
     """A report whose data set, record fields, figures and notebooks are named by a tag with a script; none of it was escaped before."""
     for seed in range(3):
         for form in ("printed", "gated"):
-            path = make_record(
-                tmp_path / "records", 0.5, dataset=HOSTILE, form=form, a=1.0, source="saliency", seed=seed
-            )
+            demo = PRESETS["demo"] | {"dataset": HOSTILE, "source": "saliency"}
+            path = make_record(tmp_path / "records", 0.5, **demo, form=form, a=1.0, seed=seed)
             record = json.loads(path.read_text(encoding="utf-8"))
             record["environment"] |= dict.fromkeys(("device", "revision", "precision"), HOSTILE)
             for folder in ("records", f"records/{HOSTILE}", "records/controls"):
@@ -103,10 +103,10 @@ def hostile_report(tmp_path: Path, make_record) -> Path:
         save_figure(figure, tmp_path / "figures" / name)
         save_figure(figure, tmp_path / "figures" / HOSTILE)
     outputs = [
-        {"text/markdown": to_markdown(table3(records))},
+        {"text/markdown": to_markdown(table3(records, "demo"))},
         {"text/markdown": f"**{HOSTILE}** <script>alert(2)</script> [link](javascript:alert(3))"},
         {
-            "text/html": f"{table3(records).to_html()}<svg onload=alert(4)></svg><iframe src='https://example.org'></iframe>"
+            "text/html": f"{table3(records, 'demo').to_html()}<svg onload=alert(4)></svg><iframe src='https://example.org'></iframe>"
         },
         {
             "image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'><script>alert(5)</script></svg>",

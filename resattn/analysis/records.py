@@ -4,7 +4,6 @@ import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,29 +14,26 @@ from resattn.files import file_name
 NOT_MEASURED = "not measured yet"
 _NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths", "depths")
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
-_COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "protocol", *_SETTINGS)
+_COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "protocol", "settings", *_SETTINGS)
 _COLUMNS += ("test_acc", "test_acc_at_best_val", "parameters", "seconds", "device", "history", "path")
 _FRACTION, _POSITIVE = {"type": "number", "minimum": 0, "maximum": 1}, {"type": "number", "minimum": 0}
 _COUNT, _TEXT = {"type": "integer", "minimum": 1}, {"type": "string"}
 
 
-def _object(needed: str, **properties: Any) -> dict:
-    return {"type": "object", "properties": properties, "required": needed.split()}
+def _object(optional: dict | None = None, **required: dict) -> dict:
+    return {"type": "object", "properties": (optional or {}) | required, "required": list(required)}
 
 
-_EPOCH = _object("train_loss val_loss val_acc", train_loss=_POSITIVE, val_loss=_POSITIVE, val_acc=_FRACTION)
+_EPOCH = _object(train_loss=_POSITIVE, val_loss=_POSITIVE, val_acc=_FRACTION)
+_EPOCHS = {"type": "array", "minItems": 1, "items": _EPOCH}
 _ACCURACIES = dict.fromkeys(("test_acc", "test_acc_at_best_val"), _FRACTION)
-_COUNTED = {"best_val_epoch": _COUNT, "epochs": {"type": "array", "minItems": 1, "items": _EPOCH}}
-_METRICS = _object(
-    "test_acc test_acc_at_best_val best_val_epoch epochs", **_ACCURACIES, test_loss=_POSITIVE, **_COUNTED
-)
-_TEXTS = dict.fromkeys(("device", "instruction_set", "python", "precision", "finished"), _TEXT)
-_USED = {"seconds": _POSITIVE, "peak_memory_mb": _POSITIVE, "threads": _COUNT}
-_CODE = {"versions": {"type": "object", "additionalProperties": _TEXT}}
-_CODE |= {"revision": {"type": ["string", "null"]}}  # null outside a git checkout
-_ENVIRONMENT = _object("seconds device", **_TEXTS, **_USED, **_CODE)
-_PARTS = {"config": {"type": "object"}, "metrics": _METRICS, "parameters": _COUNT, "environment": _ENVIRONMENT}
-_RECORD = _object("config metrics parameters environment", **_PARTS)
+_METRICS = _object({"test_loss": _POSITIVE}, **_ACCURACIES, best_val_epoch=_COUNT, epochs=_EPOCHS)
+_MACHINE = dict.fromkeys(("instruction_set", "python", "precision", "finished"), _TEXT)
+_MACHINE |= {"peak_memory_mb": _POSITIVE, "threads": _COUNT}
+_MACHINE["versions"] = {"type": "object", "additionalProperties": _TEXT}
+_MACHINE["revision"] = {"type": ["string", "null"]}  # null outside a git checkout
+_ENVIRONMENT = _object(_MACHINE, seconds=_POSITIVE, device=_TEXT)
+_RECORD = _object(config={"type": "object"}, metrics=_METRICS, parameters=_COUNT, environment=_ENVIRONMENT)
 
 
 def load_records(*folders: Path | str) -> pd.DataFrame:
@@ -45,8 +41,8 @@ def load_records(*folders: Path | str) -> pd.DataFrame:
 
     Returns:
         Columns as ``_COLUMNS`` names them; "network" is a :class:`resattn.experiments.protocols.Network`, "name" and "variant" are for
-        people, "preset" is "other" where the settings, maps aside, are none's, "protocol" is every setting but network and seed as
-        text, accuracies are fractions, "history" is the list of epochs. Empty, with these columns, where there is none.
+        people, "preset" is "other" where the settings, maps and data aside, are none's, "protocol" is every setting but network and seed,
+        "settings" says the same in words, without what nobody changes; accuracies are fractions, "history" is the list of epochs.
 
     Raises:
         ValueError: a file is not what training wrote, or one run has two results; the message names the file.
@@ -109,23 +105,6 @@ def one_per_seed(records: pd.DataFrame) -> pd.DataFrame:
     return records.drop_duplicates(["dataset", "protocol", "network", "seed"], ignore_index=True)
 
 
-def describe_protocol(records: pd.DataFrame, maps: bool = True) -> str:
-    """In words what runs of one protocol have in common: maps, image side, epochs, batch, learning rate, schedule, and a weight
-    decay that is not the paper's.
-
-    Raises:
-        ValueError: the records were made with different settings.
-    """
-    if records["protocol"].nunique() != 1:
-        raise ValueError(f"records must share one protocol, got {sorted(set(records['protocol']))}")
-    run, sources = records.iloc[0], ", ".join(sorted(set(records["source"].dropna())))
-    shown = f"maps {sources}, " if sources and maps else ""
-    epochs = f"{run.epochs} epoch{'s' if run.epochs > 1 else ''}"
-    decay = f", weight decay {run.weight_decay:.2g}" if run.weight_decay != PAPER["weight_decay"] else ""
-    recipe = f"batch {run.batch_size}, learning rate {run.lr:.3g}, {run.schedule} schedule{decay}"
-    return f"{shown}{run.image_size} pixels, {epochs}, {recipe}"
-
-
 def _may_count(network: Network) -> bool:
     known = network.model in ("resnet8", "resattn") and network.form in (None, *FORMS) and network.widths == WIDTHS
     return known and network.heads in (None, "mean") and network.weights in (None, "pretrained")
@@ -146,16 +125,26 @@ def _row(record: dict, path: Path) -> dict:
     config, metrics, environment = record["config"], record["metrics"], record["environment"]
     one = network(**{name: config[name] for name in _NETWORK if name in config})
     rest = {name: value for name, value in sorted(config.items()) if name not in (*_NETWORK, "dataset", "seed")}
-    presets = (name for name, settings in PRESETS.items() if _agrees(config, settings))
-    about = {"network": one, "name": one.name, "variant": one.variant, "preset": next(presets, "other")}
-    about |= {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items()), "path": str(path)}
-    about |= {"parameters": record["parameters"], "history": metrics["epochs"]}
+    about = {"network": one, "name": one.name, "variant": one.variant, "history": metrics["epochs"], "path": str(path)}
+    about |= {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items()), "settings": _in_words(config)}
+    about |= {"preset": _preset(config), "parameters": record["parameters"]}
     known = environment | metrics | config | vars(one) | about
     return {name: known[name] for name in _COLUMNS}
 
 
-def _agrees(config: dict, preset: dict) -> bool:
-    return all(config[name] == value for name, value in preset.items() if name != "source")
+def _preset(config: dict) -> str:
+    for preset, settings in PRESETS.items():
+        if all(config[name] == value for name, value in settings.items() if name not in ("source", "dataset")):
+            return preset
+    return "other"
+
+
+def _in_words(config: dict) -> str:
+    epochs = f"{config['epochs']} epoch{'s' if config['epochs'] > 1 else ''}"
+    recipe = f"batch {config['batch_size']}, learning rate {config['lr']:.3g}, {config['schedule']} schedule"
+    decay = config["weight_decay"]
+    changed = f", weight decay {decay:.2g}" if decay != PAPER["weight_decay"] else ""
+    return f"{config['image_size']} pixels, {epochs}, {recipe}{changed}"
 
 
 def _finite(text: str) -> float:

@@ -1,6 +1,7 @@
 """Means, intervals and paired differences over seeds, and the one verdict that follows from them."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,16 @@ from scipy.special import stdtr, stdtrit  # Student's t without scipy.stats, whi
 LEVEL, ALPHA = 0.95, 0.05
 
 
-def mean_interval(values: Iterable[float], level: float = LEVEL) -> tuple[float, float]:
-    """Mean and half-width of Student's interval; the half-width is NaN for a single value.
+class Difference(NamedTuple):
+    """Over how many seeds, and mean and half-width of its 95 % interval; without a seed NaN, and the half-width for one."""
+
+    seeds: int
+    mean: float
+    half: float
+
+
+def mean_interval(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and half-width of Student's 95 % interval; the half-width is NaN for a single value.
 
     Raises:
         ValueError: there is no value.
@@ -20,12 +29,12 @@ def mean_interval(values: Iterable[float], level: float = LEVEL) -> tuple[float,
         raise ValueError("values must not be empty")
     if len(values) == 1:
         return float(values[0]), float("nan")
-    half = stdtrit(len(values) - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
 
-def paired_difference(one: pd.Series, other: pd.Series) -> tuple[int, float, float]:
-    """Over the seeds that both have: how many, and mean and half-width (95 %) of ``one`` - ``other``, each indexed by seed.
+def paired_difference(one: pd.Series, other: pd.Series) -> Difference:
+    """Of ``one`` - ``other``, each indexed by seed, over the seeds that both have.
 
     Raises:
         ValueError: a seed is there twice.
@@ -33,7 +42,7 @@ def paired_difference(one: pd.Series, other: pd.Series) -> tuple[int, float, flo
     if one.index.has_duplicates or other.index.has_duplicates:
         raise ValueError(f"one and other must hold one run a seed, got seeds {list(one.index)} and {list(other.index)}")
     pairs = (one - other).dropna()
-    return len(pairs), *(mean_interval(pairs) if len(pairs) else (np.nan, np.nan))
+    return Difference(len(pairs), *(mean_interval(pairs) if len(pairs) else (np.nan, np.nan)))
 
 
 def p_value(seeds: int, mean: float, half: float) -> float:
@@ -55,32 +64,26 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
     return adjusted
 
 
-def direction(mean: float, p: float, better: int = 1) -> str:
-    """Whether a difference supports a claim about its sign: "supported", "contradicted" or "undecided" (p not below 5 %).
+def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
+    """Whether a difference supports or contradicts a claim about its sign; where undecided, the sizes that its interval excludes.
 
     Args:
         p: adjusted for how many comparisons were looked at.
         better: the sign that the claim gives the difference. 0 claims that there is none, which no test can support.
     """
-    if not p < ALPHA:
-        return "undecided"
-    return "supported" if mean * better > 0 else "contradicted"
-
-
-def size(mean: float, half: float, claimed: float) -> str:
-    """Where the reported size lies: "inside" the interval of the measured difference, "above" or "below" it; "" where unknown."""
-    if not np.isfinite(half) or not np.isfinite(claimed):
-        return ""
-    return "above" if claimed > mean + half else "below" if claimed < mean - half else "inside"
-
-
-def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
-    """:func:`direction` in words: where it is undecided, the sizes that the 95 % interval excludes."""
     if not np.isfinite(half):
-        return "undecided: one seed"
-    if (said := direction(mean, p, better)) != "undecided":
-        return said
-    return f"undecided: not distinguished; differences beyond ±{abs(mean) + half:.2f} are excluded"
+        return "undecided; one seed"
+    if p < ALPHA:
+        return "supported" if mean * better > 0 else "contradicted"
+    return f"undecided; beyond ±{abs(mean) + half:.2f} excluded"
+
+
+def gain_text(claimed: float, mean: float, half: float) -> str:
+    """A gain that the paper reports, and where it lies: inside the interval of the measured difference, above or below it."""
+    if not np.isfinite(claimed):
+        return ""
+    place = ", above" if claimed > mean + half else ", below" if claimed < mean - half else ", inside"
+    return (f"{claimed:+.1f}" if claimed else "none") + (place if np.isfinite(half) else "")
 
 
 def signed(mean: float, half: float = float("nan")) -> str:

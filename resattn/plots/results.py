@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resattn.analysis.claims import differences, interval_text
-from resattn.analysis.records import describe_protocol
+from resattn.analysis.claims import differences
 from resattn.analysis.tables import accuracy_table
 from resattn.experiments.protocols import PAPER_TABLE3, QUESTIONS
 from resattn.files import file_name
@@ -45,7 +44,7 @@ def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
     """Accuracy and learning curves of each data set by file name; records as :func:`resattn.analysis.records.main_records` gives them."""
     figures = {}
     for dataset, runs in records.groupby("dataset"):
-        title = _title(runs, describe_protocol(runs))
+        title = _title(runs, maps=True)
         figures[f"accuracy-{file_name(dataset)}"] = accuracy_figure(runs, title)
         figures[f"curves-{file_name(dataset)}"] = learning_curves(runs, title)
     return figures
@@ -60,7 +59,7 @@ def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
     for dataset, rows in table[(table["metric"] == "accuracy") & table["half"].notna()].groupby("dataset"):
         protocol = rows["protocol"].mode().iloc[0]
         runs = records[(records["dataset"] == dataset) & (records["protocol"] == protocol)]
-        title = _title(runs, describe_protocol(runs, maps=False))
+        title = _title(runs)
         figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], title)
     return figures
 
@@ -137,7 +136,7 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
             half = row.half if np.isfinite(row.half) else None
             face = look["color"] if row.significant else "white"
             ax.errorbar(row.mean, y, xerr=half, markerfacecolor=face, **look)
-            ax.text(1.02, y, interval_text(row), fontsize=8, **beside)
+            ax.text(1.02, y, row.difference, fontsize=8, **beside)
             labels[y] = row.claim
         y += 1
     ax.axvline(0, color="#777777", linewidth=1)
@@ -157,13 +156,14 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def _title(runs: pd.DataFrame, protocol: str) -> str:
-    """Data set and how many seeds the networks have, and below it the protocol."""
-    dataset, preset = runs.iloc[0][["dataset", "preset"]]
+def _title(runs: pd.DataFrame, maps: bool = False) -> str:
+    """Data set and how many seeds the networks have, and below it what all runs have in common."""
+    dataset, preset, settings = runs.iloc[0][["dataset", "preset", "settings"]]
     low, high = runs.groupby("network")["seed"].nunique().agg(["min", "max"])
     counted = f"{low} to {high} seeds" if low < high else f"{high} seed{'s' if high > 1 else ''}"
     named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
-    return f"{dataset}{named}, {counted}\n{protocol}"
+    sources = ", ".join(sorted(set(runs["source"].dropna()))) if maps else ""
+    return f"{dataset}{named}, {counted}\n{f'maps {sources}, ' if sources else ''}{settings}"
 
 
 def live_curve(n_epochs: int) -> Callable[[list[dict]], None]:

@@ -1,65 +1,26 @@
-"""What every figure shows, and which records are behind it."""
+"""What every figure shows; by file name without its ending, in the order of the report."""
 
 import re
-from typing import NamedTuple
 
-
-class Caption(NamedTuple):
-    """A figure's words; ``{}`` stands for what the star of the file-name pattern matched."""
-
-    title: str  # also the picture's text alternative
-    text: str = ""
-    records: str | None = None  # their folder below the main one, "" for that itself
-
-
-# By file name without its ending, in the order of the report.
-CAPTIONS = {
-    "architecture": Caption(
-        "The network in its three forms",
-        "A classification branch (pink) and the attention branch (teal) that masks it: the skip connections as Eq. 3–4 are printed, "
-        "the same as the text describes them, and the residual mappings, as the title says. Notebook 02 draws it from the network itself.",
-    ),
-    "blocks": Caption(
-        "Stems and blocks",
-        "The layers of both stems, and of the second block of each branch. Notebook 02 draws them from the network itself.",
-    ),
-    "accuracy-*": Caption(
-        "Test accuracy on {}",
-        "Every tick is one seed, the marker the mean with its 95\N{NO-BREAK SPACE}% interval, a grey cross the paper's number where it has one.",
-        "",
-    ),
-    "curves-*": Caption(
-        "Learning curves on {}",
-        "Training loss and validation accuracy by epoch. Lines are means over seeds, bands reach from the lowest to the highest.",
-        "",
-    ),
-    "controls-*": Caption(
-        "Controls on {}",
-        "Differences in test accuracy between networks that differ in one thing, paired by seed, with their 95\N{NO-BREAK SPACE}% "
-        "intervals; filled where significant after Holm's correction within the question.",
-        "controls",
-    ),
-    "search-landscape-*": Caption(
-        "Search over learning rate and weight decay: {}",
-        "Colour is the validation accuracy after the last epoch. Round marks are random points, squares the grid around the best "
-        "of them, the ring is the best of all. No trial sees the test split.",
-        "search",
-    ),
-    "search-slices-*": Caption(
-        "Validation accuracy by learning rate: {}",
-        "Every mark is a trial, of whatever weight decay; lines join the grid's trials at the best one's weight decay.",
-        "search",
-    ),
-    "scaling": Caption(
-        "What a training step costs",
-        "Seconds and peak memory by batch size and by image size, measured by python -m benchmarks.scaling.",
-    ),
+CAPTIONS = {  # the first sentence is also the picture's text alternative; {} stands for what the star matched
+    "architecture": "The network in its three forms. A classification branch (pink) and the attention branch (teal) that masks it: "
+    "Eq. 3–4 as printed, the skip connections as the text describes them, and the residual mappings, as the title says.",
+    "blocks": "Stems and blocks. The layers of both stems, and of the second block of each branch.",
+    "accuracy-*": "Test accuracy on {}. Ticks are seeds, the marker their mean with its 95 % interval, a grey cross the paper's number.",
+    "curves-*": "Learning curves on {}. Lines are means over seeds, bands reach from the lowest to the highest.",
+    "controls-*": "Controls on {}. Differences in test accuracy between networks that differ in one thing, paired by seed, with their "
+    "95 % intervals; filled where significant after Holm's correction within the question.",
+    "search-landscape-*": "Search over learning rate and weight decay: {}. Colour is the validation accuracy after the last epoch. Round "
+    "marks are random points, squares the grid around the best of them, the ring is the best of all. No trial sees the test split.",
+    "search-slices-*": "Validation accuracy by learning rate: {}. Every mark is a trial, of whatever weight decay; lines join the grid's "
+    "trials at the best one's weight decay.",
+    "scaling": "What a training step costs. Seconds and peak memory by batch size and by image size, from python -m benchmarks.scaling.",
 }
 
 
-def caption_of(name: str) -> tuple[int, Caption]:
+def caption_of(name: str) -> tuple[int, str]:
     """Place and caption of the figure with this file name without its ending; one without a caption comes last, under its name."""
     for place, (pattern, caption) in enumerate(CAPTIONS.items()):
         if match := re.fullmatch(pattern.replace("*", "(.+)"), name):
-            return place, caption._replace(title=caption.title.replace("{}", "".join(match.groups())))
-    return len(CAPTIONS), Caption(name)
+            return place, caption.replace("{}", "".join(match.groups()))
+    return len(CAPTIONS), f"{name}. "

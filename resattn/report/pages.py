@@ -15,10 +15,9 @@ _TAGS = (
     "mtd mtext mtr munder munderover none semantics"
 )
 _ATTRIBUTES = (
-    "accent align alt class colspan columnalign display dir fence form height id largeop linethickness lspace mathvariant maxsize minsize "
-    "movablelimits rowspan rspace scope separator stretchy symmetric tabindex title width xmlns"
+    "accent align alt class colspan columnalign display fence form height id largeop linethickness lspace mathvariant maxsize minsize "
+    "movablelimits rowspan rspace scope separator stretchy title width xmlns"
 )
-_CODE_STYLES = ("xcode", "github-dark")  # of Pygments: on light, on dark
 
 
 @functools.cache
@@ -28,43 +27,32 @@ def templates() -> jinja2.Environment:
     return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **tidy)
 
 
-def notebook_title(path: Path | str) -> str:
-    """The first heading of a notebook, or its file's name where it has none; ValueError where the file is not a notebook."""
-    text = "\n".join(cell.source for cell in _read(path).cells if cell.cell_type == "markdown")
-    heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
-    return heading[1] if heading else Path(path).stem
-
-
-def write_page(notebook: Path | str, target: Path, back: str = "../index.html") -> Path:
-    """Render an executed notebook to ``target``, with a link ``back``; ValueError where the file is not a notebook."""
-    notebook, content = Path(notebook), _read(notebook)
-    _describe_pictures(content)
-    body, _ = _exporter().from_notebook_node(content)
-    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas' own, for each table
-    about = {"title": notebook_title(notebook), "name": notebook.stem, "back": back}
-    about |= {"body": Markup(_cleaner().clean(body)), "code_style": Markup(_code_style())}
-    html = templates().get_template("notebook.html").render(about)
-    return atomic_write(target, lambda partial: partial.write_text(html, encoding="utf-8"))
-
-
-def _read(path: Path | str):
+def write_page(notebook: Path, target: Path) -> str:
+    """Render an executed notebook to ``target``; returns its title. ValueError where the file is not a notebook."""
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)
+        content = nbformat.read(notebook, as_version=4)
     except Exception as error:  # nbformat has no common ancestor for what can be wrong with a file
-        raise ValueError(f"notebook {path} cannot be read ({type(error).__name__}: {error})") from error
+        raise ValueError(f"notebook {notebook} cannot be read ({type(error).__name__}: {error})") from error
+    title = _describe_pictures(content) or notebook.stem
+    body, _ = _exporter().from_notebook_node(content)
+    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas' own, for each table
+    about = {"title": title, "name": notebook.stem, "body": Markup(_cleaner().clean(body)), "code_style": _code_style()}
+    html = templates().get_template("notebook.html").render(about)
+    atomic_write(target, lambda partial: partial.write_text(html, encoding="utf-8"))
+    return title
 
 
-def _describe_pictures(notebook) -> None:
-    """Pictures get a text alternative: nbconvert writes the one it finds in a cell's metadata."""
-    section = "the notebook"
+def _describe_pictures(notebook) -> str:
+    """Give pictures a text alternative, which nbconvert takes from a cell's metadata; returns the first heading."""
+    headings = [""]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            headings = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
-            section = headings[-1] if headings else section
+            headings += re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
         else:
-            cell.metadata.setdefault("alt", f"Picture made by the cell above, in the part “{section}”")
+            cell.metadata.setdefault("alt", f"Picture made by the cell above, in the part “{headings[-1]}”")
+    return headings[min(1, len(headings) - 1)]
 
 
 @functools.cache
@@ -103,10 +91,9 @@ def _cleaner():
     return Cleaner(tags=set(_TAGS.split()), attributes=allowed, protocols={"http", "https", "mailto", "data"})
 
 
-@functools.cache
-def _code_style() -> str:
+def _code_style() -> Markup:
     """Colours of highlighted code, for light and dark."""
     from pygments.formatters import HtmlFormatter
 
-    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in _CODE_STYLES)
-    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("xcode", "github-dark"))
+    return Markup(f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}")

@@ -4,40 +4,29 @@
 """
 
 import argparse
+import re
 
 from resattn import paths
 from resattn.analysis.claims import claims_page
 from resattn.analysis.records import load_records
-from resattn.analysis.tables import reduced_table, table3, to_markdown
-from resattn.experiments.protocols import PAPER_TABLE3
+from resattn.analysis.tables import table3, to_markdown
 from resattn.files import atomic_write
 
+_TABLE = re.compile(r"(<!-- table 3 at (\w+), made by [\w .-]+ -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
-def readme_parts() -> dict[str, str]:
-    """Markdown of the README's parts by name: Table 3 at "reduced" where that has runs, else at the paper's protocol; and at "short"."""
+
+def fill_in(text: str) -> str:
+    """The text with Table 3, at the preset that a pair of marks names, between them."""
     records = load_records(paths.RESULTS)
-    reduced = records[(records["preset"] == "reduced") & records["dataset"].isin(PAPER_TABLE3)]
-    main = table3(reduced, "reduced") if len(reduced) else table3(records)
-    return {"table 3": to_markdown(main), "reduced table": to_markdown(reduced_table(records))}
-
-
-def between_marks(name: str, part: str) -> str:
-    """A made part with the two marks that say where it begins and ends."""
-    return f"<!-- {name}, made by python -m resattn.report.readme -->\n{part}\n<!-- end of {name} -->"
+    return _TABLE.sub(lambda marks: f"{marks[1]}{to_markdown(table3(records, marks[2]))}\n", text)
 
 
 def main() -> None:
-    """Write the made parts into the README, and ``results/CLAIMS.md``; ValueError where the README lacks the marks of a part."""
+    """Write the tables into the README, and ``results/CLAIMS.md``."""
     readme = paths.CHECKOUT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, part in readme_parts().items():
-        first, last = between_marks(name, "\n").split("\n\n\n")
-        if first not in text or last not in text:
-            raise ValueError(f"README.md must hold the marks {first!r} and {last!r}")
-        before, _, rest = text.partition(first)
-        text = before + between_marks(name, part) + rest.partition(last)[2]
-    for path, content in {readme: text, paths.RESULTS / "CLAIMS.md": claims_page(paths.RESULTS)}.items():
-        atomic_write(path, lambda partial, content=content: partial.write_text(content, encoding="utf-8"))
+    made = {readme: fill_in(readme.read_text(encoding="utf-8")), paths.RESULTS / "CLAIMS.md": claims_page()}
+    for path, text in made.items():
+        atomic_write(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pytest
 
 from resattn import paths
-from resattn.analysis.claims import answer, claim_table, claims_page, differences, pair_name
+from resattn.analysis.claims import ALL_QUESTIONS, answer, claim_table, claims_page, differences, pair_name
 from resattn.analysis.records import NOT_MEASURED, load_records
 from resattn.analysis.statistics import holm, mean_interval, p_value
 from resattn.config import PRESETS
@@ -41,8 +41,8 @@ def test_differences_are_taken_within_seeds_and_judged(write):
     found = row(differences(load_records(write([]))), gated("saliency"), RESNET8)
     mean, half = mean_interval([3, 3.4, 3.2])
     assert (found.seeds, found["mean"], found.half) == (3, pytest.approx(mean), pytest.approx(half))
-    assert (found.claimed, found["size"], found.direction, found.place) == (3.7, "above", "supported", "Table 3")
-    assert found.words == "CIFAR-10, short"
+    assert (found.claimed, found.reported, found.verdict, found.place) == (3.7, "+3.7, above", "supported", "Table 3")
+    assert (found.words, found.difference) == ("cifar10, short", "+3.20 ± 0.50 (3)")
 
 
 def test_holms_correction_is_within_a_question(write):
@@ -57,11 +57,11 @@ def test_holms_correction_is_within_a_question(write):
     chosen = table[table["question"] == "accuracy"]
     raw = [p_value(row.seeds, row.mean, row.half) for row in chosen.itertuples()]
     assert chosen["p"].tolist() == pytest.approx(holm(raw).tolist())
-    assert set(chosen["looked_at"]) == {3}
     first = chosen.iloc[0]
     assert first["mean"] > first["half"]
-    assert (first["direction"], first["significant"]) == ("undecided", False), "its own p of 0.018 is not enough"
-    assert table[table["question"] == "modules"]["looked_at"].tolist() == [1]
+    assert (first["verdict"][:9], first["significant"]) == ("undecided", False), "its own p of 0.018 is not enough"
+    assert "comparisons tested: 3" in answer(table, "accuracy")
+    assert "comparisons tested: 1" in answer(table, "modules")
 
 
 def test_one_lower_does_not_override_any_number_of_higher(write):
@@ -69,7 +69,7 @@ def test_one_lower_does_not_override_any_number_of_higher(write):
     write([60, 61.1, 62], **GATED, source="shuffled")
     write([80, 81.1, 82], **GATED, source="center")
     table = differences(load_records(write([])))
-    verdicts = table[table["question"] == "content"]["direction"].tolist()
+    verdicts = table[table["question"] == "content"]["verdict"].tolist()
     assert verdicts == ["supported", "contradicted"], "each row stands for itself"
 
 
@@ -79,7 +79,7 @@ def test_fewer_epochs_are_better(write):
     table = differences(load_records(write([])))
     [speed] = table[table["question"] == "convergence"].to_dict("records")
     assert speed["mean"] < 0
-    assert speed["direction"] == "supported"
+    assert speed["verdict"] == "supported"
 
 
 def test_protocols_are_kept_apart(write):
@@ -88,18 +88,24 @@ def test_protocols_are_kept_apart(write):
         write([63 + 100 * lr, 64], **GATED, lr=lr)
     table = differences(load_records(write([])))
     assert table[table["question"] == "accuracy"]["mean"].tolist() == pytest.approx([3.5, 4.0])
-    assert set(table["words"]) == {"CIFAR-10, short", "CIFAR-10, 64 pixels, 5 epochs, learning rate 0.02"}
+    assert set(table["words"]) == {
+        "cifar10, short",
+        "cifar10, 64 pixels, 5 epochs, batch 128, learning rate 0.02, cosine schedule",
+    }
 
 
-def test_an_answer_counts_what_was_looked_at(write):
+def test_an_answer_has_a_table_for_each_protocol_and_counts_what_was_looked_at(write):
     write([60, 61, 62], model="resnet8")
     write([63, 63.5, 65.5], model="resnet8-se")
     write([60, 63.5, 60.5], model="resnet8-eca")
+    write([60], model="resnet8", lr=0.02)
+    write([61], model="resnet8-se", lr=0.02)
     said = answer(differences(load_records(write([]))), "modules").splitlines()
-    assert said[0] == "CIFAR-10, short: 1 of 2 differences are significant after Holm's correction"
-    assert said[1].split("  ")[1:] == ["SE-ResNet8 − ResNet8", " +3.00 ± 1.24 (3)", "supported"]
-    assert "not distinguished; differences beyond ±" in said[2]
-    assert answer(differences(load_records(write([]))), "heads") == "No records yet."
+    assert "**cifar10, short**, in points; comparisons tested: 2" in said
+    assert "| SE-ResNet8 − ResNet8 | +3.00 ± 1.24 (3) | supported |" in said
+    assert "| SE-ResNet8 − ResNet8 | +1.00 (1) | undecided; one seed |" in said
+    assert sum("undecided; beyond ±" in line for line in said) == 1
+    assert answer(differences(load_records(write([]))), "heads") == NOT_MEASURED
 
 
 def test_a_pair_is_named_by_what_differs():
@@ -107,40 +113,35 @@ def test_a_pair_is_named_by_what_differs():
     assert pair_name(gated("saliency"), RESNET8) == "gated a=1, saliency − ResNet8"
 
 
-def test_the_claim_table_has_one_line_a_row_and_names_protocols(write):
+def test_the_claims_page_links_to_the_records_and_has_what_was_measured_alone(write):
     write([60, 61, 62], model="resnet8")
     results = write([61, 62.5, 63.4], **GATED)
-    table = claim_table(results)
-    gain = table.loc["gated a=1, saliency − ResNet8"].iloc[0]
-    assert gain["protocol"] == "CIFAR-10, short"
-    assert gain["difference"] == "+1.30 ± 0.66 points (3)"
-    assert gain["direction"] == "supported"
-    assert gain["reported gain"] == "+3.7, above"
-    assert gain["evidence"] == "[04](notebooks/04_figures.ipynb), [records](results)"
-    missing = table[table["protocol"] == "CIFAR-100"]
-    assert set(missing["direction"]) == {NOT_MEASURED}
-    assert not table.map(lambda cell: "\n" in str(cell)).any(axis=None)
-    assert set(claim_table(results / "empty")["direction"]) == {NOT_MEASURED}
+    page = claims_page(results)
+    assert "| gated a=1, saliency − ResNet8 | +1.30 ± 0.66 (3) | supported | +3.7, above | [records](.) |" in page
+    assert "cifar100" not in page
+    assert len(claim_table(results / "empty")) == 0
 
 
 def test_trials_that_chose_settings_are_no_evidence(tmp_path, make_record):
     for folder in ("tuning", "checks"):
         make_record(tmp_path / folder, 0.5, **SHORT, model="resnet8")
         make_record(tmp_path / folder, 0.6, **SHORT, **GATED)
-    assert set(claim_table(tmp_path)["direction"]) == {NOT_MEASURED}
+    assert len(claim_table(tmp_path)) == 0
 
 
 def test_the_committed_claims_are_what_the_records_say():
     committed = (paths.RESULTS / "CLAIMS.md").read_text(encoding="utf-8")
     assert committed == claims_page(paths.RESULTS), "run python -m resattn.report.readme"
-    looked_at = {line for line in committed.splitlines() if "Comparisons looked at: " in line}
-    assert len(looked_at) == committed.count("\n## ")
+    for question, rows in claim_table().groupby("question", observed=True):
+        part = committed.split(f"\n## {ALL_QUESTIONS[question]}\n")[1].split("\n## ")[0]
+        assert part.count("[records](") == len(rows)
+        assert part.count("comparisons tested: ") == rows.groupby(["dataset", "protocol"]).ngroups
 
 
 def test_the_recipe_says_on_which_network_it_was_tuned():
     page = claims_page(paths.RESULTS)
     assert "That search saw ResNet8 alone" in page
-    assert "−0.67 ± 0.29 points (3) | contradicted" in page, "printed a=0 against ResNet8, with the recipe"
+    assert "−0.67 ± 0.29 (3) | contradicted" in page, "printed a=0 against ResNet8, with the recipe"
 
 
 def test_every_comparison_is_of_two_networks_and_asked_once():

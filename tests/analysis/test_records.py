@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from resattn import paths
-from resattn.analysis.records import describe_protocol, load_records, main_records, read_record
+from resattn.analysis.records import load_records, main_records, read_record
 from resattn.config import TrainConfig
 from resattn.experiments.protocols import network
 
@@ -133,8 +133,8 @@ def test_settings_are_columns(tmp_path, make_record):
 
 
 @pytest.mark.parametrize("preset", ["paper", "reduced", "short", "demo"])
-def test_the_preset_is_known_whatever_the_maps(tmp_path, make_record, preset):
-    settings = vars(TrainConfig.preset(preset, dataset="shapes", source="center"))
+def test_the_preset_is_known_whatever_the_maps_and_the_data(tmp_path, make_record, preset):
+    settings = vars(TrainConfig.preset(preset, dataset="birds", source="center"))
     make_record(tmp_path, 0.5, **settings)
     make_record(tmp_path, 0.5, **settings | {"lr": 0.123})
     assert sorted(load_records(tmp_path)["preset"]) == sorted([preset, "other"])
@@ -158,12 +158,10 @@ def test_main_records_are_of_one_protocol_and_one_source(tmp_path, make_record):
     assert set(main_records(load_records(tmp_path))["preset"]) == {"reduced"}
 
 
-def test_a_protocol_in_words(tmp_path, make_record):
+def test_settings_in_words(tmp_path, make_record):
     make_record(tmp_path, 0.5, epochs=5, image_size=64, lr=0.01, form="gated", weight_decay=0.03)
-    records = load_records(tmp_path)
-    said = "64 pixels, 5 epochs, batch 128, learning rate 0.01, cosine schedule, weight decay 0.03"
-    assert describe_protocol(records) == f"maps saliency, {said}"
-    assert describe_protocol(records, maps=False) == said
-    make_record(tmp_path, 0.5, epochs=1, image_size=64)
-    with pytest.raises(ValueError, match="records must share one protocol"):
-        describe_protocol(load_records(tmp_path))
+    make_record(tmp_path, 0.5, epochs=1, image_size=64, form="gated")
+    assert sorted(load_records(tmp_path)["settings"]) == [
+        "64 pixels, 1 epoch, batch 128, learning rate 0.2, cosine schedule",
+        "64 pixels, 5 epochs, batch 128, learning rate 0.01, cosine schedule, weight decay 0.03",
+    ]

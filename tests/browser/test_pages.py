@@ -59,7 +59,7 @@ def test_report_opens_whole(open_page, report, size, scheme):
 
 def test_wide_tables_scroll_in_their_own_frame_on_a_phone(open_page, report):
     page = open_page((report / "index.html").as_uri(), PHONE)
-    frame = page.locator(".scroll:has(.table3)")
+    frame = page.locator(".scroll:has(.table3)").first
     assert frame.evaluate("node => node.scrollWidth > node.clientWidth")
     frame.evaluate("node => node.scrollLeft = 100")
     assert frame.evaluate("node => node.scrollLeft") == 100

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 
 from resattn import TrainConfig, load_dataset, paths
 from resattn.__main__ import main
-from resattn.analysis.search import answers, best_trial, cosine_against_constant, load_searches, search_trials
+from resattn.analysis.claims import judge
+from resattn.analysis.search import best_trial, load_searches, search_differences, search_trials
 from resattn.data import datasets
 from resattn.experiments.search import Point, SearchPlan, Trial, search
 from resattn.plots.search import search_figures
@@ -336,15 +337,16 @@ def two_schedules():
     return pd.concat(frames, ignore_index=True)
 
 
-def test_answers_are_computed_from_trials_and_paired_by_seed():
-    lines = answers(two_schedules())
-    assert (
-        "ResNet8, cosine: best at lr 0.01, weight decay 0.001 (70.0 %; the paper's lr 0.2, weight decay 5e-4: 40.0 %)"
-        in lines[0]
-    )
-    assert "Best minus the paper's on other seeds: +20.0 ± 0.0 points (2 seeds)" in lines[0]
-    assert "have lr 0.1 to 0.1" in lines[1]
-    assert "each at its best, on other seeds: +10.0 ± 0.0 points (2 seeds); cosine is ahead at 2 of 3" in lines[2]
+def test_differences_are_computed_from_trials_and_paired_by_seed():
+    found = judge(search_differences(two_schedules()))
+    assert found["claim"].tolist() == [
+        "ResNet8, constant: best recipe found − Table 1's",
+        "ResNet8, cosine: best recipe found − Table 1's",
+        "ResNet8: cosine − constant, each at its best recipe",
+    ]
+    assert found["difference"].tolist() == ["+20.00 ± 0.00 (2)", "+20.00 ± 0.00 (2)", "+10.00 ± 0.00 (2)"]
+    assert found["verdict"].tolist() == ["contradicted", "contradicted", "supported"]
+    assert set(found["words"]) == {"shapes, 64 pixels, 3 epochs, validation"}
 
 
 @pytest.mark.parametrize("paper", [0.5, 0.0], ids=["paper's own is best", "nothing learns"])
@@ -358,19 +360,19 @@ def test_a_search_that_finds_nothing_better_ends_with_a_sensible_answer(birds, t
     record = search(plan(birds), tmp_path / "s.journal")
     assert recipes(record, "confirm") == {(0.2, 5e-4, 1)}
     assert len(record["trials"]) == 4 + 1 + 2 + 1
-    (line,) = answers(search_trials(record))
-    assert f"best at lr 0.2, weight decay 0.0005 ({100 * paper:.1f} %" in line
-    assert "Best minus the paper's on other seeds: none, the best is the paper's own." in line
+    best = best_trial(search_trials(record))
+    assert (best["lr"], best["weight_decay"], best["val_acc"]) == (0.2, 5e-4, paper)
+    assert search_differences(search_trials(record)) == [], "nothing to compare with itself"
     assert len(search_figures(search_trials(record))) == 2
 
 
 def test_what_is_missing_is_said_to_be(tmp_path):
     trials = two_schedules()
-    lines = answers(trials[trials["stage"] != "confirm"])
-    assert all("not measured yet" in line for line in lines)
-    assert len(cosine_against_constant(trials[trials["schedule"] == "cosine"])) == 0
+    assert len(judge(search_differences(trials[trials["stage"] != "confirm"]))) == 0
+    one = judge(search_differences(trials[trials["schedule"] == "cosine"]))
+    assert one["question"].tolist() == ["recipe"]
     assert len(load_searches(tmp_path / "nothing")) == 0
-    assert answers(load_searches(tmp_path / "nothing")) == []
+    assert search_differences(load_searches(tmp_path / "nothing")) == []
     (tmp_path / "odd.json").write_text('{"config": {}}')
     with pytest.raises(ValueError, match=r"odd.json is not one that a search wrote \(KeyError"):
         load_searches(tmp_path)
