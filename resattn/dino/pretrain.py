@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from resattn import paths
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
-from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, seeded
-from resattn.attention.vit import attend, vit_input
+from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD
+from resattn.attention.vit import attend, seeded, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
 from resattn.data.shapes import make_shapes
 from resattn.dino.config import DinoConfig, Network

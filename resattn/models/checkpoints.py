@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from resattn.attention.tiny import seeded
+from resattn.attention.vit import seeded
 from resattn.config import LEARNED, TIMM_MODELS, TrainConfig
 from resattn.files import atomic_write
 from resattn.models.learned import LearnedMap
