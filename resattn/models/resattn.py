@@ -15,7 +15,7 @@ Two more forms are controls, to tell what in the printed equation does the work.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -105,7 +105,11 @@ class ResAttnNet(Strength, nn.Module):
         generator = generator or fresh_generator()
         patches = ResizedPatchStem(3, widths[0], image_size=image_size)
         self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
-        shapes = list(_block_shapes(widths, depths))
+        shapes = [  # (in_channels, out_channels, stride) of every block
+            (width if i else before, width, 2 if stage and not i else 1)
+            for stage, (before, width, depth) in enumerate(zip((widths[0], *widths), widths, depths, strict=False))
+            for i in range(depth)
+        ]
         self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in shapes)
         self.fc = nn.Linear(widths[-1], num_classes)
         patches = ResizedPatchStem(attention_channels, widths[0], image_size=image_size)
@@ -202,12 +206,3 @@ def check_strength(a: float) -> float:
     if isinstance(a, bool) or not isinstance(a, (int, float)) or not (math.isfinite(a) and 0 <= a <= 1):
         raise ValueError(f"a must be a number in [0, 1], got {a!r}")
     return float(a)
-
-
-def _block_shapes(widths: Sequence[int], depths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(in_channels, out_channels, stride) of every block."""
-    channels = widths[0]
-    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        for i in range(depth):
-            yield channels, width, 2 if stage and not i else 1
-            channels = width
