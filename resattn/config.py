@@ -1,13 +1,12 @@
 """What one training run is: its settings, its presets, and the name that follows from them. Imports nothing heavy."""
 
 import argparse
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resattn.files import file_digest, file_name
+from resattn.files import digest, file_digest, file_name
 from resattn.settings import add_options, check, check_choice, given, setting
 
 GATED_FORMS = ("gated", "residual")  # a standard ResNet at a = 0
@@ -155,8 +154,8 @@ class TrainConfig:
             absent.add("weights")  # it has none, or those of a package
         values = {name: value for name, value in vars(self).items() if name not in absent}
         values |= {
-            name: list(value) for name, value in values.items() if isinstance(value, tuple)
-        }  # as JSON gives it back
+            name: list(value) for name, value in values.items() if name in ("widths", "depths")
+        }  # as JSON has them
         values["dataset"] = Path(self.dataset).name
         if source in CLS_SOURCES and "weights" in values and Path(self.weights).is_file():
             values["weights"] = file_digest(self.weights)[:16]
@@ -167,7 +166,7 @@ class TrainConfig:
     @property
     def slug(self) -> str:
         """A file name that tells runs apart: readable, with eight digits that stand for all settings."""
-        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        settings = digest(json.dumps(self.identity(), sort_keys=True))[:8]
         network = [self.model] if self.model != "resattn" else []
         if self.has_form:
             network += [self.form, f"a{self.a:g}"]

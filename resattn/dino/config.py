@@ -1,7 +1,5 @@
 """Settings and networks of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2)."""
 
-import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resattn.attention.tiny import VIT_SHAPE, build_vit
+from resattn.files import digest
 from resattn.settings import check, setting
 
 _HIDDEN, _BOTTLENECK = 256, 64  # widths of the projection head, and of what is compared with the prototypes
@@ -39,9 +38,6 @@ class DinoConfig:
         freeze_epochs: how long the prototypes stay as they were drawn.
         global_size, global_area: pixels, and share of the image, of the two crops. There are no smaller ones for the student alone:
             a small crop often misses the object, so its background is all it can share with a large one.
-
-    Raises:
-        ValueError: an argument is not as described.
     """
 
     dataset: str = "shapes"
@@ -81,15 +77,13 @@ class DinoConfig:
 
     def identity(self) -> dict:
         """What decides the result, as a record stores it: no path and no device."""
-        values = dataclasses.asdict(self) | {"dataset": Path(self.dataset).name}
-        del values["root"], values["device"]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = vars(self) | {"dataset": Path(self.dataset).name}
+        return {name: value for name, value in values.items() if name not in ("root", "device")}
 
     @property
     def slug(self) -> str:
         """A folder name that tells runs apart."""
-        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
-        return f"{Path(self.dataset).name}-seed{self.seed}-{settings}"
+        return f"{Path(self.dataset).name}-seed{self.seed}-{digest(json.dumps(self.identity()))[:8]}"
 
 
 class Network(nn.Module):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -88,13 +87,8 @@ def trained_config(path: str | Path) -> TrainConfig:
         raise _not_trained(path, error) from error
 
 
-def load_demo(form: str = "gated") -> ResAttnNet:
-    """A small trained network ("printed" or "gated") that travels with the package (``weights/README.md``), in evaluation mode."""
-    return cast(ResAttnNet, load_trained(demo_weights(form)))
-
-
 def demo_weights(form: str = "gated") -> Path:
-    """Where the weights of :func:`load_demo` lie."""
+    """The file of a small trained network ("printed" or "gated") that travels with the package, for :func:`load_trained`."""
     check_choice("form", form, ("printed", "gated"))
     return Path(__file__).parent.parent / "weights" / f"shapes-{form}-a1.safetensors"
 

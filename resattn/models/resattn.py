@@ -14,7 +14,6 @@ Two more forms are controls, to tell what in the printed equation does the work.
     unmasked  x_i = relu((1 + a) f_i(x_{i-1}) + a P_i(x_{i-1}))                       its factor and skip, every mask 1
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -59,7 +58,9 @@ class Strength:
 
     @a.setter
     def a(self, value: float) -> None:
-        self._a = check_strength(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ValueError(f"a must be a number in [0, 1], got {value!r}")
+        self._a = float(value)
 
 
 class ResAttnNet(Strength, nn.Module):
@@ -199,10 +200,3 @@ def needs_masks(image: Tensor, attention: Tensor | None, used: Coefficients) -> 
     if needed and attention is None:
         raise ValueError("attention must be given where a > 0")
     return needed
-
-
-def check_strength(a: float) -> float:
-    """``a`` as a float; ValueError unless it is a number in [0, 1]."""
-    if isinstance(a, bool) or not isinstance(a, (int, float)) or not (math.isfinite(a) and 0 <= a <= 1):
-        raise ValueError(f"a must be a number in [0, 1], got {a!r}")
-    return float(a)
