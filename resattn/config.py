@@ -66,14 +66,12 @@ class TrainConfig:
         schedule: "cosine" (to zero, a step at a time) or "constant".
         n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
         precision: "float32" or "bfloat16" (automatic mixed precision). "auto" becomes bfloat16 on CUDA and float32 elsewhere at once,
-            so that a configuration, its record and its name always say what is used. On a CPU that multiplies in bfloat16 (AMX or
-            AVX512-BF16) it is faster, and other numbers come out: there it is asked for by name.
+            so that a configuration, its record and its name always say what is used.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
         widths, depths: channels and blocks of the three stages; see ``DEPTHS``. timm's networks have their own.
 
-    Raises:
-        ValueError: an argument is not as described.
+    ValueError where an argument is not as described.
     """
 
     dataset: str = "shapes"

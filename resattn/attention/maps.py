@@ -42,13 +42,11 @@ def attention_maps(
     Args:
         images: uint8 (N, 3, H, W).
         source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", the same of a small ViT that travels with the
-            package, self-distilled on ``shapes`` (:mod:`resattn.dino.pretrain`), 8x8 for 32x32 images; "vit-s14", the same
-            of a ViT-S/14 fine-tuned on saliency, 16x16, and "vit-s14-saliency", its decoder's map, 28x28, nearly a
-            segmentation (:mod:`resattn.attention.vit_s14`; both multiples of 1/255); "saliency", colour contrast against the image's border,
-            without any training; controls "uniform" (ones), "center" (a Gaussian), "shuffled" (another image's map of source
-            ``base``); "oracle", the true object masks of data sets that have them; "box", the upright rectangle around
-            each, which tells where the object is and how tall and wide, but not its outline; and "square", of one fixed side
-            in its place, which tells where alone.
+            package, self-distilled on ``shapes``, 8x8; "vit-s14", the same of a ViT-S/14 fine-tuned on saliency, 16x16, and
+            "vit-s14-saliency", its decoder's map, 28x28, nearly a segmentation (both multiples of 1/255); "saliency", colour
+            contrast against the image's border, without any training; controls "uniform" (ones), "center" (a Gaussian),
+            "shuffled" (another image's map of source ``base``); "oracle", the true object masks of data sets that have them;
+            "box", the upright rectangle around each; and "square", of one fixed side in its place.
         heads: how a ViT's heads become one map: "mean" (default), "max", an index, or "all" for one channel a head.
         masks: float (N, 1, h, w), needed by "oracle", "box" and "square" alone.
         base: the source that "shuffled" shuffles.
@@ -63,8 +61,8 @@ def attention_maps(
         cache: folder for finished and half-finished maps; None means ``cache/maps``.
 
     Returns:
-        float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0, "uniform" is
-        1). K is 1, or the number of heads for ``heads="all"``.
+        float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0). K is 1, or
+        the number of heads for ``heads="all"``.
 
     Raises:
         ValueError: an argument is not as described.
@@ -74,8 +72,7 @@ def attention_maps(
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a uint8 tensor (N, 3, H, W), got {given}")
-    n = len(images)
-    if not n:
+    if not len(images):
         raise ValueError("images must not be empty")
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
@@ -89,11 +86,11 @@ def attention_maps(
         remedy = "source='dino' takes another checkpoint, with model=NAME"
         raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}; {remedy}")
     if source == "uniform":
-        return torch.ones(n, 1, MAP_SIZE, MAP_SIZE)
+        return torch.ones(len(images), 1, MAP_SIZE, MAP_SIZE)
     if source == "center":
-        return gaussian_map().expand(n, 1, -1, -1).clone()
+        return gaussian_map().repeat(len(images), 1, 1, 1)
     if source in FROM_MASKS:
-        return from_masks(source, masks, n)
+        return from_masks(source, masks, len(images))
     cache = Path(cache) if cache is not None else paths.CACHE / "maps"
     if source == "saliency":
         settings = {"source": source, "size": MAP_SIZE, "version": 2}

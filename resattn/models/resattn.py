@@ -79,8 +79,7 @@ class ResAttnNet(Strength, nn.Module):
         generator: source of the initial weights; None means PyTorch's global one. One seed gives the classification branch the
             same weights here, for every ``a`` and ``form``, and in :func:`resnet8`.
 
-    Raises:
-        ValueError: an argument is not as described.
+    ValueError where an argument is not as described.
     """
 
     def __init__(

@@ -26,9 +26,8 @@ def fresh_generator() -> torch.Generator:
 class ResizedPatchStem(nn.Module):
     """Resize an image to a square and convolve it with non-overlapping patches (Sec. 3.3), without making the large image.
 
-    Equal to ``conv2d(interpolate(x, image_size, mode), weight, stride=patch)``. The joint convolution is used where the image
-    is scaled up by a ratio with a short period (32 or 28 to 224, for example); an image already at ``image_size`` is only
-    convolved; any other takes the two steps, with antialiasing if it is scaled down.
+    Equal to ``conv2d(interpolate(x, image_size, mode), weight, stride=patch)``, with antialiasing if the image is scaled down.
+    The joint convolution is used where it is scaled up by a ratio with a short period, for example 32 or 28 to 224.
 
     Args:
         in_channels, out_channels: channels of the image and of the output.
@@ -39,7 +38,7 @@ class ResizedPatchStem(nn.Module):
     Attributes:
         weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalization follows.
         taps_<length>: for each side that the joint convolution is used for, (outputs per period, patch, window): the share of each
-            input pixel in each pixel of a patch. Buffers that stay out of the state dict, in the weight's dtype, on its device.
+            input pixel in each pixel of a patch. Buffers that stay out of the state dict.
     """
 
     def __init__(
