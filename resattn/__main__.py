@@ -99,7 +99,8 @@ def _dino_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _dino(options: Options) -> int:
-    from resattn.attention.tiny import build_vit, seeded
+    from resattn.attention.tiny import build_vit
+    from resattn.attention.vit import seeded
     from resattn.data.datasets import load_dataset
     from resattn.dino.config import DinoConfig
     from resattn.dino.pretrain import focus, pretrain

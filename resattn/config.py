@@ -1,15 +1,12 @@
 """What one training run is: its settings, its presets, and the name that follows from them. Imports nothing heavy."""
 
 import argparse
-import dataclasses
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resattn.files import file_digest, file_name
+from resattn.files import digest, file_digest, file_name
 from resattn.settings import add_options, check, check_choice, given, setting
 
 GATED_FORMS = ("gated", "residual")  # a standard ResNet at a = 0
@@ -69,14 +66,12 @@ class TrainConfig:
         schedule: "cosine" (to zero, a step at a time) or "constant".
         n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
         precision: "float32" or "bfloat16" (automatic mixed precision). "auto" becomes bfloat16 on CUDA and float32 elsewhere at once,
-            so that a configuration, its record and its name always say what is used. On a CPU that multiplies in bfloat16 (AMX or
-            AVX512-BF16) it is faster, and other numbers come out: there it is asked for by name.
+            so that a configuration, its record and its name always say what is used.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
         widths, depths: channels and blocks of the three stages; see ``DEPTHS``. timm's networks have their own.
 
-    Raises:
-        ValueError: an argument is not as described.
+    ValueError where an argument is not as described.
     """
 
     dataset: str = "shapes"
@@ -116,7 +111,9 @@ class TrainConfig:
                 found = f"{self.widths}, {self.depths}"
                 raise ValueError(f"widths and depths must be left alone for {self.model}, got {found}")
         if self.precision == "auto":
-            cuda = self.device.startswith("cuda") if self.device else has_cuda()
+            import torch  # here, because it takes a second or two
+
+            cuda = self.device.startswith("cuda") if self.device else torch.cuda.is_available()
             object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")
         if self.precision == "bfloat16" and (self.device or "").startswith("mps"):
             raise ValueError("precision must be 'float32' for device='mps', got 'bfloat16'")
@@ -125,14 +122,9 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":
-        """The settings called "paper", "reduced", "short" or "demo", with ``changes``."""
+        """The settings called "paper", "reduced", "short" or "demo", with those ``changes`` that are not None."""
         check_choice("preset", name, PRESETS)
-        return cls(**PRESETS[name] | changes)
-
-    @classmethod
-    def from_parameters(cls, preset: str, **changes: Any) -> "TrainConfig":
-        """The preset with those ``changes`` that are not None: how notebook 03 and run_all.sh agree on a run."""
-        return cls.preset(preset, **{name: value for name, value in changes.items() if value is not None})
+        return cls(**PRESETS[name] | {setting: value for setting, value in changes.items() if value is not None})
 
     @property
     def uses_maps(self) -> bool:
@@ -147,46 +139,41 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.
 
-        ``widths``, ``depths`` and ``base`` are there only where they are not the default, so that names of earlier records stay what they were.
+        What came later is there only where it is not the default, so that names of earlier records stay what they were.
         """
-        values = dataclasses.asdict(self)
+        source = self.source if self.uses_maps else None
+        later = {"size": None, "base": "saliency", "widths": WIDTHS, "depths": DEPTHS[8]}
+        absent = {"root", "device", "compile", *(name for name, value in later.items() if getattr(self, name) == value)}
+        if source != "shuffled":
+            absent.add("base")
+        if source not in CLS_SOURCES:
+            absent.add("heads")
+        if source not in ("dino", "dino-tiny", LEARNED) or (source, self.weights) == ("dino-tiny", "pretrained"):
+            absent.add("weights")  # it has none, or those of a package
+        values = {name: value for name, value in vars(self).items() if name not in absent}
+        values |= {
+            name: list(value) for name, value in values.items() if name in ("widths", "depths")
+        }  # as JSON has them
         values["dataset"] = Path(self.dataset).name
-        for name, default in (("widths", WIDTHS), ("depths", DEPTHS[8])):
-            values[name] = list(values[name])  # as JSON gives it back
-            if getattr(self, name) == default:
-                del values[name]
-        for name in ("root", "device", "compile"):
-            del values[name]
-        if self.size is None:
-            del values["size"]
+        if source in CLS_SOURCES and "weights" in values and Path(self.weights).is_file():
+            values["weights"] = file_digest(self.weights)[:16]
         if not self.uses_maps:
             values |= dict.fromkeys(("source",) if self.has_form else ("form", "a", "source"))
-        if not self.uses_maps or self.source != "shuffled" or self.base == "saliency":
-            del values["base"]
-        if not self.uses_maps or self.source not in CLS_SOURCES:
-            del values["heads"], values["weights"]
-        elif self.source == "vit-s14" or (self.source == "dino-tiny" and self.weights == "pretrained"):
-            del values["weights"]  # there is one in a package, and it is pretrained
-        elif Path(self.weights).is_file():
-            values["weights"] = file_digest(self.weights)[:16]
-        if self.uses_maps and self.source == LEARNED:
-            values["weights"] = self.weights
         return values
 
     @property
     def slug(self) -> str:
         """A file name that tells runs apart: readable, with eight digits that stand for all settings."""
-        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+        settings = digest(json.dumps(self.identity(), sort_keys=True))[:8]
         network = [self.model] if self.model != "resattn" else []
         if self.has_form:
             network += [self.form, f"a{self.a:g}"]
         if self.uses_maps:
             more = self.weights if self.source == LEARNED else self.identity().get("base")
             network += [self.source, *([more] if more else [])]
-        if self.widths != WIDTHS:
-            network.append("w" + "-".join(map(str, self.widths)))
-        if self.depths != DEPTHS[8]:
-            network.append("d" + "-".join(map(str, self.depths)))
+        for letter, numbers, usual in (("w", self.widths, WIDTHS), ("d", self.depths, DEPTHS[8])):
+            if numbers != usual:
+                network.append(letter + "-".join(map(str, numbers)))
         return "-".join([file_name(Path(self.dataset).name), *network, f"seed{self.seed}", settings])
 
 
@@ -200,12 +187,3 @@ def chosen_settings(options: dict[str, Any]) -> TrainConfig:
     """The settings that the options of :func:`add_settings` ask for; ValueError where one is not allowed."""
     changes = given(options, TrainConfig)
     return TrainConfig.preset(options["preset"], **changes) if options["preset"] else TrainConfig(**changes)
-
-
-def has_cuda() -> bool:
-    """Whether PyTorch can use a CUDA GPU here."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return False
-    import torch  # here, because it takes a second or two
-
-    return torch.cuda.is_available()

@@ -8,21 +8,21 @@ import json
 import os
 import re
 import shutil
-import socket
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-_HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:40]
+_STALE = 24 * 3600  # seconds without a change: nobody is writing any more
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     """Let ``write`` fill a temporary sibling of ``path``, then rename it into place.
 
     An interrupted or failed write leaves ``path`` as it was and no temporary file behind; what a killed process left in the folder
-    goes at the first write of the next one.
+    goes at the first write of a process that starts a day later.
 
     Raises:
         OSError: the device is full or read-only; the message names ``path``.
@@ -30,7 +30,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale(path.parent)
-    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}-{uuid.uuid4().hex[:6]}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         write(partial)
         with partial.open("rb") as file:
@@ -47,19 +47,12 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
-@functools.cache  # once a process: later ones find nothing new, and a folder of many records takes time to list
+@functools.cache  # once a process: a folder of many records takes time to list
 def _clear_stale(folder: Path) -> None:
-    """Remove temporary files whose process is gone. Processes of another host cannot be asked: theirs stay."""
-    if os.name != "posix":
-        return  # elsewhere asking after a process ends it
-    for partial in folder.glob(f".*.{_HOST}.*-*.partial"):
-        owner = partial.name.removesuffix(".partial").rsplit(".", 1)[1].partition("-")[0]
-        try:
-            os.kill(int(owner), 0)
-        except ProcessLookupError:
-            partial.unlink(missing_ok=True)
-        except (OSError, ValueError):
-            continue  # another user's, so alive, or not one of ours
+    for partial in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _STALE:
+                partial.unlink()
 
 
 def write_json(path: Path, value: object) -> Path:
@@ -82,9 +75,8 @@ def digest(*parts: bytes | str | np.ndarray) -> str:
 
 def file_digest(path: Path | str) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits; read again only when its size, time of change or inode is another."""
-    path = Path(path).resolve()
-    about = path.stat()
-    return _file_digest(path, about.st_size, about.st_mtime_ns, about.st_ino)
+    about = Path(path).stat()
+    return _file_digest(Path(path).resolve(), about.st_size, about.st_mtime_ns, about.st_ino)
 
 
 @functools.lru_cache
@@ -96,8 +88,7 @@ def _file_digest(path: Path, *about: int) -> str:
 def file_name(text: str) -> str:
     """``text`` as the name of a file, or as part of one: no separator, no leading dot, at most 100 bytes.
 
-    Letters, digits, spaces and "-_.,+=" stay as they are. Where anything had to go, eight digits that stand for ``text`` follow, so that
-    different texts have different names.
+    Where anything but letters, digits, spaces and "-_.,+=" had to go, eight digits that stand for ``text`` follow.
     """
     name = re.sub(r"[^\w .,+=-]", "_", text).lstrip(". ")
     if name and name == text and len(name.encode()) <= 100:
@@ -134,7 +125,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _is_disk_full(error: Exception, folder: Path) -> bool:
-    """Some writers say so; torch.save only complains about a position in the file, so the disk is asked as well."""
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error):
+    """Also where torch.save only complains about a position in the file, or safetensors in its own words."""
+    if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
         return True
     return isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 2**16

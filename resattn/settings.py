@@ -6,45 +6,24 @@ lr: float = setting(0.2, above=0)        model: str = setting("resattn", choices
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, get_args, get_origin
+
+_HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "low": operator.ge,
+    "high": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
+    "multiple": lambda x, of: x % of == 0,
+}
 
 
-class _Allowed(NamedTuple):
-    choices: tuple[str, ...] = ()
-    low: float = -math.inf
-    high: float = math.inf
-    without_low: bool = False
-    without_high: bool = False
-    multiple: int = 0
-
-    def holds(self, x: float) -> bool:
-        inside = math.isfinite(x) and (self.low < x if self.without_low else self.low <= x)
-        inside = inside and (x < self.high if self.without_high else x <= self.high)
-        return inside and not (self.multiple and x % self.multiple)
-
-    def describe(self) -> str:
-        ends = f" {'above' if self.without_low else 'at least'} {self.low}" if math.isfinite(self.low) else ""
-        if math.isfinite(self.high):
-            ends = f" in {'(' if self.without_low else '['}{self.low}, {self.high}{')' if self.without_high else ']'}"
-        return "number" + ends + (f" and a multiple of {self.multiple}" if self.multiple else "")
-
-
-def setting(
-    default: Any,
-    *,
-    choices: Iterable[str] = (),
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float | None = None,
-    below: float | None = None,
-    multiple: int = 0,
-) -> Any:
-    """A field: its default, the texts it may be, the ends of its numbers (``low``, ``high`` belong to them, ``above``, ``below`` do not)."""
-    ends = (low if above is None else above, high if below is None else below, above is not None, below is not None)
-    return dataclasses.field(default=default, metadata={"allowed": _Allowed(tuple(choices), *ends, multiple)})
+def setting(default: Any, *, choices: Iterable[str] = (), **limits: float) -> Any:
+    """A field: its default, the texts it may be, and the limits of its numbers: ``low``, ``high``, ``above``, ``below``, ``multiple``."""
+    return dataclasses.field(default=default, metadata={"choices": tuple(choices), "limits": limits})
 
 
 def check(settings: Any) -> None:
@@ -53,8 +32,7 @@ def check(settings: Any) -> None:
     A ValueError names the field, the value given, and what is allowed.
     """
     for field in dataclasses.fields(settings):
-        allowed = field.metadata.get("allowed", _Allowed())
-        value = _checked(field.name, getattr(settings, field.name), field.type, allowed)
+        value = _checked(field.name, getattr(settings, field.name), field.type, field.metadata)
         object.__setattr__(settings, field.name, value)
 
 
@@ -86,43 +64,42 @@ def _kinds(hint: Any) -> tuple[tuple[type, ...], int | None]:
     return get_args(hint) or (hint,), None
 
 
-def _checked(name: str, value: Any, hint: Any, allowed: _Allowed) -> Any:
+def _checked(name: str, value: Any, hint: Any, allowed: Mapping[str, Any]) -> Any:
     kinds, n = _kinds(hint)
+    choices, limits = allowed.get("choices", ()), allowed.get("limits", {})
     if n is not None:
         if not isinstance(value, (tuple, list)) or len(value) != n:
             raise ValueError(f"{name} must be {n} numbers, got {value!r}")
         return tuple(_checked(name, item, kinds[0], allowed) for item in value)
-    if kinds == (str,) and allowed.choices:
-        check_choice(name, value, allowed.choices)
-    if str in kinds and isinstance(value, (str, Path)) and (not allowed.choices or value in allowed.choices):
+    if kinds == (str,) and choices:
+        check_choice(name, value, choices)
+    if str in kinds and isinstance(value, (str, Path)) and (not choices or value in choices):
         return str(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         fits = float in kinds or (int in kinds and isinstance(value, int))
-        if fits and allowed.holds(value):
+        if fits and math.isfinite(value) and all(_HOLDS[key](value, end) for key, end in limits.items()):
             return float(value) if float in kinds else value
     elif type(value) in kinds and not isinstance(value, str):  # True, None, settings within settings
         return value
-    raise ValueError(f"{name} must be {_describe(kinds, allowed)}, got {value!r}")
+    words = {str: ", ".join(map(repr, choices)) or "a text", bool: "True, False", NoneType: "None"}
+    words |= {float: f"a {_number(limits)}", int: f"a whole {_number(limits)}"}
+    raise ValueError(f"{name} must be {' or '.join(words.get(kind, kind.__name__) for kind in kinds)}, got {value!r}")
 
 
-def _describe(kinds: tuple[type, ...], allowed: _Allowed) -> str:
-    texts = list(map(repr, allowed.choices)) or ["a text"]
-    words = {str: texts, bool: ["True", "False"], NoneType: ["None"], float: [f"a {allowed.describe()}"]}
-    words[int] = [f"a whole {allowed.describe()}"]
-    parts = [word for kind in kinds for word in words.get(kind, [kind.__name__])]
-    return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+def _number(limits: Mapping[str, float]) -> str:
+    low, high = limits.get("low", limits.get("above")), limits.get("high", limits.get("below"))
+    text = "number"
+    if high is not None:
+        text += f" in {'(' if 'above' in limits else '['}{low}, {high}{')' if 'below' in limits else ']'}"
+    elif low is not None:
+        text += f" {'above' if 'above' in limits else 'at least'} {low}"
+    return text + (f" and a multiple of {limits['multiple']}" if "multiple" in limits else "")
 
 
 def _reader(kinds: tuple[type, ...]) -> Callable[[str], Any]:
-    """What makes a value of a command line's text."""
+    """What makes a value of a command line's text; where it cannot, the text goes to :func:`check`."""
     if bool in kinds:
-        return _yes_or_no
+        return lambda text: {"yes": True, "True": True, "no": False, "False": False}.get(text, text)
     if str in kinds and int in kinds:
         return lambda text: int(text) if text.lstrip("-").isdigit() else text
     return kinds[0]
-
-
-def _yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise argparse.ArgumentTypeError(f"must be yes or no, got {text!r}")
-    return text == "yes"

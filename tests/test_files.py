@@ -49,30 +49,25 @@ def test_a_writer_that_fails_leaves_the_old_content_and_no_temporary_file(tmp_pa
     assert os.listdir(tmp_path) == ["note.txt"]
 
 
-def test_what_a_killed_write_left_goes_at_the_next_start_and_no_other(tmp_path):
-    """Killed in the middle of a write; another process writes beside it and must not lose its own."""
+def test_what_a_killed_write_left_goes_a_day_later_and_no_other(tmp_path):
+    """Killed in the middle of a write; another process may be writing beside it and must not lose its own."""
     script = (
         "import pathlib, sys, time; from resattn.files import atomic_write; "
         "atomic_write(pathlib.Path(sys.argv[1]), lambda p: (p.write_text('half'), print('half', flush=True), time.sleep(60)))"
     )
-
-    def start_writing():
-        command = [sys.executable, "-c", script, str(tmp_path / "note.txt")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout.readline() == b"half\n"
-        return process
-
-    with start_writing() as killed:
+    command = [sys.executable, "-c", script, str(tmp_path / "note.txt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout.readline() == b"half\n"
         (left,) = tmp_path.iterdir()
         killed.kill()
     assert left.exists(), "a killed process removes nothing"
-    (tmp_path / ".notes.partial").write_text("of somebody else")
-    with start_writing() as alive:
-        left_by_both = set(tmp_path.iterdir())
-        assert left not in left_by_both
-        atomic_write(tmp_path / "other.txt", lambda partial: partial.write_text("whole"))
-        assert set(tmp_path.iterdir()) == left_by_both | {tmp_path / "other.txt"}
-        alive.kill()
+    others = [tmp_path / name for name in (".of-another-process.txt.0.partial", "report.partial")]
+    for path in others:
+        path.write_text("half")
+    for path in (left, others[1]):
+        os.utime(path, (0, 0))
+    whole = atomic_write(tmp_path / "other.txt", lambda partial: partial.write_text("whole"))
+    assert set(tmp_path.iterdir()) == {whole, *others}
 
 
 def test_nobody_sees_the_file_before_it_is_whole(tmp_path):

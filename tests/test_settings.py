@@ -71,6 +71,9 @@ def test_options_are_read_as_their_fields_types():
     options = given(vars(parser.parse_args(text.split())), Settings)
     assert options == {"share": 1.0, "side": 12, "heads": 3, "fast": False, "widths": [5, 6], "path": "7"}
     assert given(vars(parser.parse_args(["--heads", "all"])), Settings) == {"heads": "all"}
-    for wrong in ("--fast perhaps", "--side 1.5", "--widths 5", "--name x"):
+    perhaps = given(vars(parser.parse_args(["--fast", "perhaps"])), Settings)
+    with pytest.raises(ValueError, match="fast must be True, False or None, got 'perhaps'"):
+        Settings(**perhaps)
+    for wrong in ("--side 1.5", "--widths 5", "--name x"):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong.split())

@@ -18,7 +18,7 @@ from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 from resattn.attention.vit_s14 import SHA256, decoded_saliency, load_vit_s14
 from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, FROM_MASKS, SHUFFLED_SOURCES
 from resattn.data.datasets import Dataset
-from resattn.files import digest, file_digest
+from resattn.files import file_digest
 from resattn.settings import check_choice
 
 
@@ -42,20 +42,18 @@ def attention_maps(
     Args:
         images: uint8 (N, 3, H, W).
         source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", the same of a small ViT that travels with the
-            package, self-distilled on ``shapes`` (:mod:`resattn.dino.pretrain`), 8x8 for 32x32 images; "vit-s14", the same
-            of a ViT-S/14 fine-tuned on saliency, 16x16, and "vit-s14-saliency", its decoder's map, 28x28, nearly a
-            segmentation (:mod:`resattn.attention.vit_s14`; both multiples of 1/255); "saliency", colour contrast against the image's border,
-            without any training; controls "uniform" (ones), "center" (a Gaussian), "shuffled" (another image's map of source
-            ``base``); "oracle", the true object masks of data sets that have them; "box", the upright rectangle around
-            each, which tells where the object is and how tall and wide, but not its outline; and "square", of one fixed side
-            in its place, which tells where alone.
+            package, self-distilled on ``shapes``, 8x8; "vit-s14", the same of a ViT-S/14 fine-tuned on saliency, 16x16, and
+            "vit-s14-saliency", its decoder's map, 28x28, nearly a segmentation (both multiples of 1/255); "saliency", colour
+            contrast against the image's border, without any training; controls "uniform" (ones), "center" (a Gaussian),
+            "shuffled" (another image's map of source ``base``); "oracle", the true object masks of data sets that have them;
+            "box", the upright rectangle around each; and "square", of one fixed side in its place.
         heads: how a ViT's heads become one map: "mean" (default), "max", an index, or "all" for one channel a head.
         masks: float (N, 1, h, w), needed by "oracle", "box" and "square" alone.
         base: the source that "shuffled" shuffles.
         model: name of any timm VisionTransformer (DINO, DINOv2) or Eva (DINOv3) with a class token, for "dino" alone.
         weights: for "dino": "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
             file for ``model``; for "dino-tiny" a file that :mod:`resattn.dino.pretrain` wrote, instead of the one in the package;
-            "vit-s14" and "vit-s14-saliency" have their own.
+            other sources have their own, or none.
         seed: for "shuffled" and for random weights.
         batch_size: images at a time through the ViT.
         device: where the ViT runs; None means CUDA if present, else the CPU.
@@ -63,8 +61,8 @@ def attention_maps(
         cache: folder for finished and half-finished maps; None means ``cache/maps``.
 
     Returns:
-        float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0, "uniform" is
-        1). K is 1, or the number of heads for ``heads="all"``.
+        float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0). K is 1, or
+        the number of heads for ``heads="all"``.
 
     Raises:
         ValueError: an argument is not as described.
@@ -74,44 +72,49 @@ def attention_maps(
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"images must be a uint8 tensor (N, 3, H, W), got {given}")
-    n = len(images)
-    if not n:
+    if not len(images):
         raise ValueError("images must not be empty")
-    cache = Path(cache) if cache is not None else paths.CACHE / "maps"
-    if source == "uniform":
-        return torch.ones(n, 1, MAP_SIZE, MAP_SIZE)
-    if source == "center":
-        return gaussian_map().expand(n, 1, -1, -1).clone()
-    if source in FROM_MASKS:
-        return from_masks(source, masks, n)
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
-        vit_options = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
-        maps = attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit_options)
+        options = {"heads": heads, "masks": masks, "model": model, "weights": weights, "batch_size": batch_size}
+        maps = attention_maps(images, base, seed=seed, device=device, name=name, cache=cache, **options)
         return shuffle(maps, seed)
+    _check_heads(heads)
+    if heads != "mean" and source not in CLS_SOURCES:
+        raise ValueError(f"heads must be 'mean' for source={source!r}, which has none, got {heads!r}")
+    if str(weights) != "pretrained" and source not in ("dino", "dino-tiny"):
+        remedy = "source='dino' takes another checkpoint, with model=NAME"
+        raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}; {remedy}")
+    if source == "uniform":
+        return torch.ones(len(images), 1, MAP_SIZE, MAP_SIZE)
+    if source == "center":
+        return gaussian_map().repeat(len(images), 1, 1, 1)
+    if source in FROM_MASKS:
+        return from_masks(source, masks, len(images))
+    cache = Path(cache) if cache is not None else paths.CACHE / "maps"
     if source == "saliency":
         settings = {"source": source, "size": MAP_SIZE, "version": 2}
         return stored_maps(images, cache, name, settings, lambda: border_contrast, 256)
 
-    _check_heads(heads)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
-    heads = heads if source in CLS_SOURCES else "mean"
-    settings = {"source": source, "heads": heads, "version": 1} | _identify(source, model, weights, seed)
+    about, load = _choose_vit(source, model, weights, seed)
+    settings = {"source": source, "heads": heads, "version": 1} | about
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     read = decoded_saliency if source == "vit-s14-saliency" else cls_attention
-    # A quarter of the disk, and rounding hides most differences between devices.
-    in_bytes = source in ("vit-s14", "vit-s14-saliency")
 
     def extractor() -> Callable[[Tensor], Tensor]:
-        vit = _load(source, model, weights, seed).to(device)
+        vit = load().to(device)
 
         def extract(batch: Tensor) -> Tensor:
-            attention = read(vit, vit_input(vit, _send(batch, device)))
+            if device.type == "cuda":
+                batch = batch.pin_memory()
+            attention = read(vit, vit_input(vit, batch.to(device, non_blocking=True)))
             if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
                 raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
             maps = aggregate_heads(attention, heads).float()
-            return ((255 * maps).round().to(torch.uint8) if in_bytes else maps).cpu()
+            # In bytes: a quarter of the disk, and rounding hides most differences between devices.
+            return ((255 * maps).round().to(torch.uint8) if source.startswith("vit-s14") else maps).cpu()
 
         return extract
 
@@ -141,51 +144,25 @@ def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
     return min_max(attention)
 
 
-def _send(batch: Tensor, device: torch.device) -> Tensor:
-    """To the device; to a GPU from pinned memory, without waiting for the copy."""
-    if device.type == "cuda":
-        return batch.pin_memory().to(device, non_blocking=True)
-    return batch.to(device)
-
-
 def _check_heads(heads: str | int) -> None:
     index = isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
     if not index and heads not in ("mean", "max", "all"):
         raise ValueError(f"heads must be 'mean', 'max', 'all' or the index of a head, got {heads!r}")
 
 
-def _load(source: str, model: str, weights: str | Path, seed: int) -> nn.Module:
-    if source == "dino":
-        return load_vit(model, weights, seed)
-    return tiny_vit(weights=_tiny_weights(weights)) if source == "dino-tiny" else load_vit_s14()
-
-
-def _identify(source: str, model: str, weights: str | Path, seed: int) -> dict:
-    """What tells the maps of one ViT from another's on disk; ValueError where the source cannot have these weights."""
-    if source == "dino":
-        return {"model": model, "weights": _identify_weights(weights, seed)}
+def _choose_vit(source: str, model: str, weights: str | Path, seed: int) -> tuple[dict, Callable[[], nn.Module]]:
+    """What tells the maps of one ViT from another's on disk, and how to load it."""
+    if source.startswith("vit-s14"):
+        return {"weights": SHA256}, load_vit_s14
     if source == "dino-tiny":
-        return {"weights": digest(_tiny_weights(weights).read_bytes())}
-    if str(weights) != "pretrained":
-        raise ValueError(
-            f"weights must be 'pretrained' for the ViT-S/14, got {str(weights)!r}; "
-            f"source='dino' takes another checkpoint, with model=NAME"
-        )
-    return {"weights": SHA256}
-
-
-def _identify_weights(weights: str | Path, seed: int) -> str:
-    if weights in ("pretrained", "random"):
-        return "pretrained" if weights == "pretrained" else f"random, seed {seed}"
-    if not Path(weights).is_file():
+        path, wanted = WEIGHTS if weights == "pretrained" else Path(weights), "a file that resattn.dino.pretrain wrote"
+        if not path.is_file():
+            raise ValueError(f"weights must be 'pretrained' or {wanted}, got {str(weights)!r}")
+        return {"weights": file_digest(path)}, lambda: tiny_vit(weights=path)
+    if weights == "random":
+        identity = f"random, seed {seed}"
+    elif weights == "pretrained" or Path(weights).is_file():
+        identity = weights if weights == "pretrained" else file_digest(weights)
+    else:
         raise ValueError(f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(weights)!r}")
-    return file_digest(weights)
-
-
-def _tiny_weights(weights: str | Path) -> Path:
-    path = WEIGHTS if weights == "pretrained" else Path(weights)
-    if not path.is_file():
-        raise ValueError(
-            f"weights must be 'pretrained' or a file that resattn.dino.pretrain wrote, got {str(weights)!r}"
-        )
-    return path
+    return {"model": model, "weights": identity}, lambda: load_vit(model, weights, seed)

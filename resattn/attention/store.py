@@ -26,14 +26,13 @@ def stored_maps(
     key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
     path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
     kept = load_arrays(path)
-    if kept is not None and len(kept[0]["maps"]) == len(images):
-        array = kept[0]["maps"]
-    else:
+    if kept is None or len(kept[0]["maps"]) != len(images):
         parts = path.with_suffix(".parts")
         array = _extract(images, parts, extractor, batch_size, f"{settings['source']} maps of {name}")
-        save_arrays(path, {"maps": array}, settings)
+        kept = {"maps": array}, settings
+        save_arrays(path, *kept)
         shutil.rmtree(parts, ignore_errors=True)
-    maps = torch.from_numpy(array)
+    maps = torch.from_numpy(kept[0]["maps"])
     return maps / 255 if maps.dtype == torch.uint8 else maps
 
 

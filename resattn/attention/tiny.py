@@ -1,12 +1,12 @@
 """The small ViT "dino-tiny" for 32x32 images, and the weights that the package ships for it (Sec. 3.1)."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from resattn.attention.vit import seeded
 from resattn.files import load_arrays
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' colours are moved about anyway
@@ -22,31 +22,20 @@ def pretraining_record() -> dict:
     return json.loads(text, object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()})
 
 
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """``build()`` with its random weights decided by ``seed``, the global generator left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
-
 def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0) -> nn.Module:
     """The small ViT for 32x32 images as a timm VisionTransformer, in evaluation mode, its weights frozen.
 
-    With ``pretrained`` it has the weights and shape in the file ``weights``, which :mod:`resattn.dino.pretrain` wrote; else the
-    default shape and random weights, decided by ``seed``.
-
-    Raises:
-        ValueError: the file is missing, damaged, or holds something else.
+    With ``pretrained`` it has the weights and shape in the file ``weights``, which :mod:`resattn.dino.pretrain` wrote, and a
+    ValueError says where it did not; else the default shape and random weights, decided by ``seed``.
     """
-    if not pretrained:
-        return seeded(seed, lambda: build_vit(**VIT_SHAPE)).eval().requires_grad_(False)
-    arrays, about = load_arrays(weights) or ({}, {})
-    if "config" not in about:
+    arrays, about = (load_arrays(weights) if pretrained else None) or ({}, {})
+    if pretrained and "config" not in about:
         given = f"{weights}, which is missing or damaged"
         raise ValueError(f"weights must be a file written by resattn.dino.pretrain, got {given}")
-    shape = VIT_SHAPE | {name: value for name, value in about["config"].items() if name in VIT_SHAPE}
+    shape = {name: about["config"][name] for name in VIT_SHAPE} if pretrained else VIT_SHAPE
     vit = seeded(seed, lambda: build_vit(**shape))
-    vit.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    if pretrained:
+        vit.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return vit.eval().requires_grad_(False)
 
 

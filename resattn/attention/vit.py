@@ -1,5 +1,6 @@
 """The Vision Transformer behind the maps: loading it from timm, feeding it, and reading its [CLS] attention (Sec. 3.1)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,47 +13,42 @@ DINO_MODEL = "vit_base_patch8_224.dino"  # 12 heads and 8x8 patches: the backbon
 def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: int = 0) -> nn.Module:
     """A timm VisionTransformer or Eva (DINOv3) in evaluation mode, without its classifier; arguments as for :func:`attention_maps`."""
     import timm
-    from timm.models import Eva, VisionTransformer
+    from timm.models import Eva, VisionTransformer, load_state_dict
     from timm.models.eva import EvaBlock
     from timm.models.vision_transformer import Block
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            vit = timm.create_model(model, num_classes=0, pretrained=weights == "pretrained")
-        except Exception as error:  # the hub, the network and timm's registry raise what they like
-            if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
-                message = f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
-                raise ValueError(message) from error
-            if weights != "pretrained":
-                raise
-            raise ConnectionError(
-                f"the pretrained weights of {model!r} could not be fetched ({type(error).__name__}). They come from the model hub "
-                f"on first use and are kept afterwards. Without a network: name a checkpoint file with weights=PATH, or take a "
-                f"source that needs none, such as source='saliency'"
+    try:
+        vit = seeded(seed, lambda: timm.create_model(model, num_classes=0, pretrained=weights == "pretrained"))
+    except Exception as error:  # the hub, the network and timm's registry raise what they like
+        if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
+            raise ValueError(
+                f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
             ) from error
-    if weights not in ("pretrained", "random"):
-        _load_checkpoint(vit, weights, model)
+        if weights != "pretrained":
+            raise
+        raise ConnectionError(
+            f"the pretrained weights of {model!r} could not be fetched ({type(error).__name__}). They come from the model hub "
+            f"on first use and are kept afterwards. Without a network: name a checkpoint file with weights=PATH, or take a "
+            f"source that needs none, such as source='saliency'"
+        ) from error
     with_class_token = isinstance(vit, (VisionTransformer, Eva)) and vit.cls_token is not None
     if not with_class_token or not isinstance(vit.blocks[-1], (Block, EvaBlock)):
-        raise ValueError(
-            f"model must be a timm VisionTransformer with a class token, such as {DINO_MODEL!r}, or an Eva with one, such as "
-            f"'vit_small_patch16_dinov3'; got {model!r}"
-        )
+        wanted = f"a timm VisionTransformer with a class token, such as {DINO_MODEL!r}, or an Eva with one (DINOv3)"
+        raise ValueError(f"model must be {wanted}; got {model!r}")
+    if weights not in ("pretrained", "random"):
+        try:
+            state = load_state_dict(str(weights))
+            vit.load_state_dict({name: value for name, value in state.items() if not name.startswith("head.")})
+        except Exception as error:  # a missing, damaged or foreign file can fail in any way
+            raise ValueError(f"weights file {weights} does not fit {model!r}: {error}") from error
     return vit.eval().requires_grad_(False)
 
 
-def _load_checkpoint(vit: nn.Module, path: str | Path, model: str) -> None:
-    """Weights from a file into ``vit``; those of a classifier, which it does not have, are left out."""
-    from timm.models import load_state_dict
-
-    if not Path(path).is_file():
-        raise ValueError(f"weights must be 'pretrained', 'random' or a checkpoint file, got {str(path)!r}")
-    try:
-        state = load_state_dict(str(path))
-        vit.load_state_dict({name: value for name, value in state.items() if not name.startswith("head.")})
-    except Exception as error:  # a damaged or foreign file can fail in any way
-        raise ValueError(f"weights file {path} does not fit {model!r}: {error}") from error
+def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """``build()`` with its random weights decided by ``seed``, the global generator left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
 
 
 def vit_input(vit: nn.Module, images: Tensor) -> Tensor:

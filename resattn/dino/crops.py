@@ -1,4 +1,4 @@
-"""Random crops for self-distillation, a whole batch at once on any device (Sec. 3.2; multi-crop after Caron et al.)."""
+"""Random crops for self-distillation, a whole batch at once on any device (Sec. 3.2)."""
 
 import math
 
@@ -6,28 +6,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_JITTER = 0.4  # brightness, contrast and saturation are multiplied by 1 - this to 1 + this
+_GREY = 0.1  # probability that a crop loses its colours
+
 
 def random_crops(
-    images: Tensor,
-    n_crops: int,
-    size: int,
-    area: tuple[float, float],
-    generator: torch.Generator,
-    *,
-    jitter: float = 0.4,
-    grey: float = 0.1,
-    swap: float = 1.0,
+    images: Tensor, n_crops: int, size: int, area: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """Cut ``n_crops`` crops from every image, each with its own place, size, flip and colours.
+
+    A crop's coarse colours (the means of its quarters, blended) give way to those of a crop of another image, the same other
+    one for all crops of an image: colours cannot tell images apart.
 
     Args:
         images: uint8 (B, 3, H, W), on the device of ``generator``, the source of all randomness.
         size: pixels on a side of a crop.
         area: smallest and largest share of the image that a crop covers.
-        jitter: brightness, contrast and saturation are multiplied by 1 - jitter to 1 + jitter.
-        grey: probability that a crop loses its colours.
-        swap: how much of a crop's coarse colours (the means of its quarters, blended) gives way to those of a crop of another
-            image, in [0, 1]. All crops of an image get their colours from the same other one.
 
     Returns:
         float32 (n_crops, B, 3, size, size), about 0 to 1; brightened crops leave that range.
@@ -37,9 +31,10 @@ def random_crops(
     grid = F.affine_grid(_boxes(uniform[:5], area), [n, 3, size, size], align_corners=False)
     repeated = images.repeat(n_crops, 1, 1, 1).float() / 255
     crops = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
-    crops = _change_colours(crops, 1 + jitter * (2 * uniform[5:8] - 1), uniform[8] < grey)
-    crops = crops.view(n_crops, len(images), 3, size, size)
-    return _swap_coarse_colours(crops, swap) if swap else crops
+    crops = _change_colours(crops, 1 + _JITTER * (2 * uniform[5:8] - 1), uniform[8] < _GREY)
+    coarse = F.interpolate(F.adaptive_avg_pool2d(crops, 2), (size, size), mode="bilinear")
+    crops, coarse = (each.view(n_crops, len(images), 3, size, size) for each in (crops, coarse))
+    return crops + (coarse.roll(len(images) // 2, 1) - coarse)
 
 
 def _boxes(uniform: Tensor, area: tuple[float, float]) -> Tensor:
@@ -60,9 +55,3 @@ def _change_colours(crops: Tensor, factors: Tensor, to_grey: Tensor) -> Tensor:
     crops = (crops - mean) * contrast + mean
     lightness = crops.mean(1, keepdim=True)
     return (crops - lightness) * torch.where(to_grey[:, None, None, None], 0, saturation) + lightness
-
-
-def _swap_coarse_colours(crops: Tensor, amount: float) -> Tensor:
-    quarters = F.adaptive_avg_pool2d(crops.flatten(0, 1), 2)
-    coarse = F.interpolate(quarters, crops.shape[-2:], mode="bilinear").view_as(crops)
-    return crops + amount * (coarse.roll(crops.shape[1] // 2, 1) - coarse)

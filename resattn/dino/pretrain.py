@@ -1,8 +1,7 @@
 """DINO: self-distillation without labels (Sec. 3.2), which made the small ViT that travels with the package.
 
 A student and a teacher look at different crops of one image; the student learns to give the distribution (Eq. 2) that the
-teacher gives from another crop. The teacher is a moving average of the student. Also ``python -m resattn dino``: stopped at
-any moment and started again, a run goes on from its last epoch and, on the CPU, ends with the same weights, bit for bit.
+teacher gives from another crop. The teacher is a moving average of the student. Also ``python -m resattn dino``.
 """
 
 import math
@@ -13,50 +12,38 @@ from pathlib import Path
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
-from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, seeded
-from resattn.attention.vit import cls_attention, vit_input
+from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD
+from resattn.attention.vit import attend, seeded, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
 from resattn.data.shapes import make_shapes
 from resattn.dino.config import DinoConfig, Network
 from resattn.dino.crops import random_crops
-from resattn.dino.knn import cls_features, knn_accuracy
 from resattn.files import digest, save_arrays
-from resattn.training.checkpoint import load_checkpoint, save_checkpoint
 from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
-
-_PARTS, _GENERATORS = ("student", "teacher", "optimizer"), ("order", "augmentation")
 
 
 def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callable[[dict], None] | None = None) -> dict:
     """Train a student and its teacher, and write the teacher's ViT to ``folder/vit.safetensors``.
 
-    A checkpoint found in ``folder`` (None: ``runs/dino/<slug>``) is continued. ``on_epoch`` is called with each epoch's
-    metrics; None prints them. Returns the record (:meth:`Distiller.finish`), ready for JSON.
+    ``folder`` is ``runs/dino/<slug>`` by default. ``on_epoch`` is called with each epoch's metrics; None prints them. Returns
+    the record (:meth:`Distiller.finish`), ready for JSON.
 
-    Raises: ValueError where data or checkpoint do not fit the settings, FloatingPointError where the loss is not finite.
+    Raises: ValueError where the data do not fit the settings, FloatingPointError where the loss is not finite.
     """
     folder = Path(folder or paths.RUNS / "dino" / config.slug)
     tune_process(find_device(config.device))
     run = Distiller(config)
-    run.resume(folder / "checkpoint.pt")
     while len(run.history) < min(config.epochs, config.stop_after or config.epochs):
         run.train_epoch()
-        save_checkpoint(folder / "checkpoint.pt", run.state())
         (on_epoch or _print_epoch)(run.history[-1])
-        if what := collapse(run.history, config.prototypes):
-            print(f"collapsed: {what}", flush=True)
     arrays = {name: value.cpu().numpy() for name, value in run.teacher.module.vit.state_dict().items()}
     save_arrays(folder / "vit.safetensors", arrays, {"config": config.identity()})
     return run.finish()
-
-
-def probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Eq. 2: softmax over the last axis at a temperature; small ones sharpen."""
-    return (logits / temperature).softmax(-1)
 
 
 def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
@@ -68,7 +55,7 @@ def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
 
 
 def dino_loss(student_logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean cross entropy (nats) between the teacher's view and every other view of the student.
+    """Mean cross entropy (nats) between the teacher's view and every other view of the student, by Eq. 2's softmax.
 
     ``teacher`` holds distributions (T, B, K), without a gradient; ``student_logits`` (V, B, K) begins with the same T views.
     """
@@ -83,22 +70,20 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def collapse(history: list[dict], n_prototypes: int, epochs: int = 3) -> str | None:
-    """What the last ``epochs`` epochs have in common if the run has collapsed, else None."""
-    last, highest = history[-epochs:], math.log(n_prototypes)
-    if len(last) == epochs and min(entry["teacher_entropy"] for entry in last) > 0.99 * highest:
-        return f"teacher entropy at ln {n_prototypes} for {epochs} epochs: every image gets the uniform distribution"
-    if len(last) == epochs and max(entry["mean_entropy"] for entry in last) < 0.05 * highest:
-        return f"entropy of the mean teacher at 0 for {epochs} epochs: every image gets the same prototype"
-    return None
-
-
 def focus(vit: nn.Module, part: Split) -> dict:
     """:func:`resattn.attention.sources.object_focus` of the "minmax" map, which the network is fed, and of the "raw" attention."""
-    device = next(vit.parameters()).device
-    attention = torch.cat([cls_attention(vit, vit_input(vit, x.to(device))).cpu() for x in part.images.split(500)])
+    attention = _batched(lambda inputs: attend(vit, inputs), vit, part.images)
     maps = {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}
     return {name: object_focus(value, part.masks) for name, value in maps.items()}
+
+
+def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
+    """Accuracy of the 20 nearest neighbours by cosine of [CLS] tokens (n, D), each voting with weight exp(similarity / 0.07)."""
+    nearby = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
+    similarity, nearest = nearby.topk(min(20, len(bank)), 1)
+    votes = torch.zeros(len(queries), int(bank_labels.max()) + 1)
+    votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
+    return float((votes.argmax(1) == labels).float().mean())
 
 
 class Distiller:
@@ -121,7 +106,6 @@ class Distiller:
         self.teacher = ModelEmaV3(self.student).requires_grad_(False)
         weights, others = ([p for p in self.student.parameters() if (p.ndim > 1) == many] for many in (True, False))
         self.optimizer = torch.optim.AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}])
-        self.centre = torch.zeros(config.prototypes, device=self.device)
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(self.device).manual_seed(config.seed)
         self.history: list[dict] = []
@@ -154,13 +138,12 @@ class Distiller:
 
     def _step(self, images: Tensor) -> Tensor:
         c = self.config
-        crops = [self._crops(images, 2, c.global_size, c.global_area)]
-        if c.local_crops:
-            crops.append(self._crops(images, c.local_crops, c.local_size, c.local_area))
+        crops = random_crops(images, 2, c.global_size, c.global_area, self.augmentation).flatten(0, 1)
+        crops = (crops - PIXEL_MEAN) / PIXEL_STD
         with torch.no_grad():
-            targets = self._targets(self.teacher(crops[:1]))
-        logits = self.student(crops).view(2 + c.local_crops, len(images), -1)
-        loss = dino_loss(logits, targets.view(2, len(images), -1), c.student_temperature)
+            targets = sinkhorn(self.teacher(crops), c.teacher_temperature)
+        logits, teacher = (each.view(2, len(images), -1) for each in (self.student(crops), targets))
+        loss = dino_loss(logits, teacher, c.student_temperature)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
@@ -169,46 +152,18 @@ class Distiller:
         entropies = [torch.special.entr(shares).sum(-1).mean() for shares in (targets, targets.mean(0))]
         return torch.stack([loss.detach(), *entropies]).double().cpu()
 
-    def _crops(self, images: Tensor, n: int, size: int, area: tuple[float, float]) -> Tensor:
-        """(n * B, 3, size, size), as the ViT takes them."""
-        c = self.config
-        crops = random_crops(images, n, size, area, self.augmentation, jitter=c.jitter, grey=c.grey, swap=c.swap)
-        return (crops.flatten(0, 1) - PIXEL_MEAN) / PIXEL_STD
-
-    def _targets(self, logits: Tensor) -> Tensor:
-        if self.config.centring == "sinkhorn":
-            return sinkhorn(logits, self.config.teacher_temperature)
-        targets = probabilities(logits - self.centre, self.config.teacher_temperature)
-        self.centre.lerp_(logits.mean(0), 0.1)
-        return targets
-
     def watch(self) -> dict:
         """Nearest-neighbour accuracy, and focus on the object where masks exist, on the validation part."""
-        bank, vit = _take(self.fit, torch.arange(min(4000, len(self.fit)))), self.teacher.module.vit
-        features, queries = (cls_features(vit, part.images) for part in (bank, self.val))
-        found = {"knn_acc": knn_accuracy(features, bank.labels, queries, self.val.labels, min(20, len(bank)))}
+        vit = self.teacher.module.vit
+        features, queries = (_batched(vit, vit, images) for images in (self.fit.images[:4000], self.val.images))
+        found = {"knn_acc": knn_accuracy(features, self.fit.labels[:4000], queries, self.val.labels)}
         return found if self.val.masks is None else found | focus(vit, self.val)["minmax"]
-
-    def state(self) -> dict:
-        """All that :meth:`resume` needs."""
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
-        parts |= {name: getattr(self, name).get_state() for name in _GENERATORS}
-        return {"config": self.config.identity(), "centre": self.centre, "history": self.history, **parts}
-
-    def resume(self, checkpoint: Path) -> None:
-        """Go on from ``checkpoint`` if there is one."""
-        if state := load_checkpoint(checkpoint, self.config.identity(), self.device):
-            self.centre, self.history = state["centre"], state["history"]
-            for name in _PARTS:
-                getattr(self, name).load_state_dict(state[name])
-            for name in _GENERATORS:
-                getattr(self, name).set_state(state[name].cpu())
 
     def finish(self) -> dict:
         """The record: settings, training images, the log, and the focus on the object in the test images if that is known."""
         vit, history = self.teacher.module.vit, self.history
         seen = len(history) * self.n_steps * self.config.batch_size
-        metrics = {"epochs": history, "collapse": collapse(history, self.config.prototypes), "images_seen": seen}
+        metrics = {"epochs": history, "images_seen": seen}
         if self.data.test.masks is not None:
             metrics["test"] = focus(vit, self.data.test)
         seconds = {"seconds": round(sum(entry["seconds"] for entry in history), 1)}
@@ -219,6 +174,13 @@ class Distiller:
             "parameters": sum(p.numel() for p in vit.parameters()),
             "environment": describe_environment(self.device, self.revision) | seconds,
         }
+
+
+@torch.no_grad()
+def _batched(make: Callable[[Tensor], Tensor], vit: nn.Module, images: Tensor) -> Tensor:
+    """What ``make`` gives for uint8 images as the ViT takes them, 500 at a time, on the CPU."""
+    device = next(vit.parameters()).device
+    return torch.cat([make(vit_input(vit, part.to(device))).cpu() for part in images.split(500)])
 
 
 def _take(split: Split, index: Tensor) -> Split:

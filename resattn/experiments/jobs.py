@@ -131,7 +131,7 @@ def list_jobs(profile: str, dataset: str | None, seeds: int, root: str | None, c
         if notebook == "03_training":
             merged = defaults[notebook] | parameters
             fields = {field.name for field in dataclasses.fields(TrainConfig)}
-            config = TrainConfig.from_parameters(profile, **{key: merged[key] for key in merged if key in fields})
+            config = TrainConfig.preset(profile, **{key: merged[key] for key in merged if key in fields})
             parameters["precision"] = (
                 config.precision
             )  # decided here, or a worker with another device names its record otherwise

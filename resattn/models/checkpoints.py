@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from resattn.attention.tiny import seeded
+from resattn.attention.vit import seeded
 from resattn.config import LEARNED, TIMM_MODELS, TrainConfig
 from resattn.files import atomic_write
 from resattn.models.learned import LearnedMap
@@ -48,8 +49,6 @@ def build_model(
 
 def save_weights(model: nn.Module, path: Path, config: TrainConfig) -> Path:
     """Write a network's weights as safetensors, with the settings that made them in the metadata."""
-    from safetensors.torch import save_file
-
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     return atomic_write(path, lambda partial: save_file(tensors, partial, {"config": json.dumps(config.identity())}))
 
@@ -64,9 +63,6 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
     Raises:
         ValueError: the file is missing, not one of these, or made for other numbers than the ones given.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     config = trained_config(path)
     try:
         weights = load_file(path)
@@ -83,8 +79,6 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
 
 def trained_config(path: str | Path) -> TrainConfig:
     """The settings that made the weights in ``path``; ValueError as for :func:`load_trained`."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             settings = json.loads(file.metadata()["config"])
@@ -93,17 +87,8 @@ def trained_config(path: str | Path) -> TrainConfig:
         raise _not_trained(path, error) from error
 
 
-def load_demo(form: str = "gated") -> ResAttnNet:
-    """A small trained network ("printed" or "gated") that travels with the package, in evaluation mode on the CPU.
-
-    The demo's settings on ``shapes``: a = 1, maps of ``dino-tiny``, 64 pixels, 3 epochs, seed 0. ``demo_weights(form)`` with the
-    ending .json is the record of its training.
-    """
-    return cast(ResAttnNet, load_trained(demo_weights(form)))
-
-
 def demo_weights(form: str = "gated") -> Path:
-    """Where the weights of :func:`load_demo` lie."""
+    """The file of a small trained network ("printed" or "gated") that travels with the package, for :func:`load_trained`."""
     check_choice("form", form, ("printed", "gated"))
     return Path(__file__).parent.parent / "weights" / f"shapes-{form}-a1.safetensors"
 

@@ -15,9 +15,13 @@ from torch.nn import functional as F
 
 from resattn.config import GATED_FORMS
 from resattn.models.branch import attention_block, chain_masks, check_maps, initialize
-from resattn.models.resattn import Strength, apply_gate, check_strength, coefficients, needs_masks
+from resattn.models.resattn import Strength, apply_gate, coefficients, needs_masks
 from resattn.models.stem import fresh_generator
 from resattn.settings import check_choice
+
+# Channels of a bottleneck over those inside the attention block beside it. At ResNet's own, 4, the branch of resnet50 has 0.83
+# times the backbone's multiply-adds, at 16 it has 0.13.
+_SQUEEZE = 16
 
 
 def gate_residuals(
@@ -26,7 +30,6 @@ def gate_residuals(
     form: str = "gated",
     attention_channels: int = 1,
     *,
-    squeeze: int = 16,
     image_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> "GatedResNet":
@@ -40,8 +43,6 @@ def gate_residuals(
         a: strength of the mask, in [0, 1]; may be changed later. At 0 scores and gradients are those of ``net``, bit for bit.
         form: "gated" or "residual", as for :class:`resattn.ResAttnNet`.
         attention_channels: channels K of the attention map.
-        squeeze: channels of a bottleneck over those inside the attention block beside it. At ResNet's own, 4, the branch of
-            resnet50 has 0.83 times the backbone's multiply-adds, at 16 it has 0.13.
         image_size: side that images are resized to first, in pixels; None leaves them as they are.
         generator: source of the attention branch's initial weights; None means PyTorch's global one.
 
@@ -58,14 +59,13 @@ def gate_residuals(
     check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")
-    numbers = {"attention_channels": attention_channels, "squeeze": squeeze, "image_size": image_size or 1}
-    for name, value in numbers.items():
+    for name, value in {"attention_channels": attention_channels, "image_size": image_size or 1}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    check_strength(a)
     gated = copy.deepcopy(net)
     gated.__class__ = GatedResNet
-    gated._gate(a, form, attention_channels, squeeze, image_size, generator or fresh_generator())
+    gated._gate(form, attention_channels, generator or fresh_generator())
+    gated.a, gated.image_size = a, image_size
     return gated
 
 
@@ -75,12 +75,9 @@ class GatedResNet(Strength, ResNet):
     ``attention_stem`` and ``attention_blocks`` are the attention branch; all other names are timm's.
     """
 
-    def _gate(
-        self, a: float, form: str, channels: int, squeeze: int, image_size: int | None, generator: torch.Generator
-    ) -> None:
+    def _gate(self, form: str, channels: int, generator: torch.Generator) -> None:
         blocks = [module for module in self.modules() if isinstance(module, (BasicBlock, Bottleneck))]
-        self.form, self.image_size = form, image_size
-        self._gates = [_Gate() for _ in blocks]
+        self.form, self._gates = form, [_Gate() for _ in blocks]
         for block, gate in zip(blocks, self._gates, strict=True):
             if form == "residual":
                 block.se = gate
@@ -94,14 +91,13 @@ class GatedResNet(Strength, ResNet):
         shapes = []
         for block in blocks if form == "residual" else blocks[:-1]:
             out = (block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels
-            squeezed = max(1, out // squeeze) if isinstance(block, Bottleneck) else None
+            squeezed = max(1, out // _SQUEEZE) if isinstance(block, Bottleneck) else None
             shapes.append((block.conv1.in_channels, out, block.stride, squeezed))
         self.attention_blocks = nn.ModuleList(attention_block(*shape) for shape in shapes)
         weight = self.fc.weight if isinstance(self.fc, nn.Linear) else next(self.parameters())
         for branch in (self.attention_stem, self.attention_blocks):
             initialize(branch, generator)
             branch.to(weight).train(self.training)
-        self.a = a
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
         """float (B, 3, H, W), normalized, and maps float (B, K, h, w) in [0, 1] to scores; no map is needed at a = 0."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import attend, vit_input
 from resattn.data.augment import normalize
+from resattn.settings import check_choice
 
 _LR_SCALE = 0.1  # of the ViT: at the classifier's own learning rate its map left the object within two epochs, from either start
 
@@ -24,8 +25,7 @@ class LearnedMap(nn.Module):
 
     def __init__(self, net: nn.Module, start: str, seed: int, mean: Tensor, std: Tensor):
         super().__init__()
-        if start not in ("dino-tiny", "random"):
-            raise ValueError(f"start must be 'dino-tiny' or 'random', got {start!r}")
+        check_choice("start", start, ("dino-tiny", "random"))
         self.net = net
         self.vit = tiny_vit(start == "dino-tiny", seed=seed).requires_grad_(True)
         self.register_buffer("mean", mean.clone()[:, None, None])

@@ -14,8 +14,7 @@ Two more forms are controls, to tell what in the printed equation does the work.
     unmasked  x_i = relu((1 + a) f_i(x_{i-1}) + a P_i(x_{i-1}))                       its factor and skip, every mask 1
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,7 +58,9 @@ class Strength:
 
     @a.setter
     def a(self, value: float) -> None:
-        self._a = check_strength(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ValueError(f"a must be a number in [0, 1], got {value!r}")
+        self._a = float(value)
 
 
 class ResAttnNet(Strength, nn.Module):
@@ -78,8 +79,7 @@ class ResAttnNet(Strength, nn.Module):
         generator: source of the initial weights; None means PyTorch's global one. One seed gives the classification branch the
             same weights here, for every ``a`` and ``form``, and in :func:`resnet8`.
 
-    Raises:
-        ValueError: an argument is not as described.
+    ValueError where an argument is not as described.
     """
 
     def __init__(
@@ -105,7 +105,11 @@ class ResAttnNet(Strength, nn.Module):
         generator = generator or fresh_generator()
         patches = ResizedPatchStem(3, widths[0], image_size=image_size)
         self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
-        shapes = list(_block_shapes(widths, depths))
+        shapes = [  # (in_channels, out_channels, stride) of every block
+            (width if i else before, width, 2 if stage and not i else 1)
+            for stage, (before, width, depth) in enumerate(zip((widths[0], *widths), widths, depths, strict=False))
+            for i in range(depth)
+        ]
         self.blocks = nn.ModuleList(ClassificationBlock(*shape) for shape in shapes)
         self.fc = nn.Linear(widths[-1], num_classes)
         patches = ResizedPatchStem(attention_channels, widths[0], image_size=image_size)
@@ -195,19 +199,3 @@ def needs_masks(image: Tensor, attention: Tensor | None, used: Coefficients) -> 
     if needed and attention is None:
         raise ValueError("attention must be given where a > 0")
     return needed
-
-
-def check_strength(a: float) -> float:
-    """``a`` as a float; ValueError unless it is a number in [0, 1]."""
-    if isinstance(a, bool) or not isinstance(a, (int, float)) or not (math.isfinite(a) and 0 <= a <= 1):
-        raise ValueError(f"a must be a number in [0, 1], got {a!r}")
-    return float(a)
-
-
-def _block_shapes(widths: Sequence[int], depths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(in_channels, out_channels, stride) of every block."""
-    channels = widths[0]
-    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        for i in range(depth):
-            yield channels, width, 2 if stage and not i else 1
-            channels = width

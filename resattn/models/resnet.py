@@ -15,18 +15,29 @@ from resattn.models.stem import ResizedPatchStem, fresh_generator
 
 
 class ResNet(nn.Module):
-    """Basic-block residual network; ``forward`` takes and ignores an attention map, so it trains like the gated one."""
+    """Basic-block residual network, by default ResNet8: one block in each of three stages (6n + 2 layers with n = 1).
+
+    Args:
+        num_classes: length of the score vector.
+        widths, depths: channels and blocks of each stage; n = 3, 5, 9 blocks make ResNet20, 32, 56.
+        image_size: side the image is resized to inside the stem, in pixels.
+        attention: a known attention module in each block: "se" (Hu et al. 2018), "eca" (Wang et al. 2020), "cbam" (Woo et al. 2018).
+        generator: source of the initial weights; None means PyTorch's global one.
+    """
 
     def __init__(
         self,
-        num_classes: int,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        image_size: int,
-        generator: torch.Generator | None,
+        num_classes: int = 10,
+        *,
+        widths: Sequence[int] = (16, 32, 64),
+        depths: Sequence[int] = (1, 1, 1),
+        image_size: int = 224,
         attention: str | None = None,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
+        if len(widths) != len(depths) or min(*widths, *depths) < 1:
+            raise ValueError(f"widths and depths must be equally long and positive, got {widths} and {depths}")
         generator = generator or fresh_generator()
         patches = ResizedPatchStem(3, widths[0], image_size=image_size)
         self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU())
@@ -47,7 +58,7 @@ class ResNet(nn.Module):
                 block.attention = attention_module(attention, block.conv2.out_channels, generator)
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
-        """float (B, 3, h, w), normalized, to class scores (B, num_classes)."""
+        """float (B, 3, h, w), normalized, to class scores (B, num_classes); ignores a map, so it trains like the gated network."""
         features = self.blocks(self.stem(image))
         return self.fc(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
@@ -87,24 +98,4 @@ def attention_module(name: str, channels: int, generator: torch.Generator) -> nn
         return create_attn(name, channels)
 
 
-def resnet8(
-    num_classes: int = 10,
-    *,
-    widths: Sequence[int] = (16, 32, 64),
-    depths: Sequence[int] = (1, 1, 1),
-    image_size: int = 224,
-    attention: str | None = None,
-    generator: torch.Generator | None = None,
-) -> ResNet:
-    """The standard ResNet8: one basic block in each of three stages (6n + 2 layers with n = 1); deeper with other ``depths``.
-
-    Args:
-        num_classes: length of the score vector.
-        widths, depths: channels and blocks of each stage; n = 3, 5, 9 blocks make ResNet20, 32, 56.
-        image_size: side the image is resized to inside the stem, in pixels.
-        attention: a known attention module in each block: "se" (Hu et al. 2018), "eca" (Wang et al. 2020), "cbam" (Woo et al. 2018).
-        generator: source of the initial weights; None means PyTorch's global one.
-    """
-    if len(widths) != len(depths) or min(*widths, *depths) < 1:
-        raise ValueError(f"widths and depths must be equally long and positive, got {widths} and {depths}")
-    return ResNet(num_classes, widths, depths, image_size, generator, attention)
+resnet8 = ResNet  # what its defaults make

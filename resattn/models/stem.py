@@ -8,7 +8,6 @@ weights. At the border the resize repeats the outermost pixel, which is replicat
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +18,6 @@ from resattn.settings import check_choice
 _LARGEST_WINDOW = 12  # input pixels on a side; beyond it the joint kernel costs more than the two steps
 
 
-class _Period(NamedTuple):
-    """One axis of the joint convolution: how to slide it. Its weights are the buffer ``taps_<length>``."""
-
-    stride: int
-    pad_before: int
-    pad_after: int
-
-
 def fresh_generator() -> torch.Generator:
     """A generator seeded by the global one: ``torch.manual_seed`` decides what it gives, and one number is all it takes."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
@@ -35,9 +26,8 @@ def fresh_generator() -> torch.Generator:
 class ResizedPatchStem(nn.Module):
     """Resize an image to a square and convolve it with non-overlapping patches (Sec. 3.3), without making the large image.
 
-    Equal to ``conv2d(interpolate(x, image_size, mode), weight, stride=patch)``. The joint convolution is used where the image
-    is scaled up by a ratio with a short period (32 or 28 to 224, for example); an image already at ``image_size`` is only
-    convolved; any other takes the two steps, with antialiasing if it is scaled down.
+    Equal to ``conv2d(interpolate(x, image_size, mode), weight, stride=patch)``, with antialiasing if the image is scaled down.
+    The joint convolution is used where it is scaled up by a ratio with a short period, for example 32 or 28 to 224.
 
     Args:
         in_channels, out_channels: channels of the image and of the output.
@@ -48,7 +38,7 @@ class ResizedPatchStem(nn.Module):
     Attributes:
         weight: (out_channels, in_channels, patch, patch). There is no bias: a batch normalization follows.
         taps_<length>: for each side that the joint convolution is used for, (outputs per period, patch, window): the share of each
-            input pixel in each pixel of a patch. Buffers that stay out of the state dict, in the weight's dtype, on its device.
+            input pixel in each pixel of a patch. Buffers that stay out of the state dict.
     """
 
     def __init__(
@@ -62,7 +52,7 @@ class ResizedPatchStem(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, patch, patch))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         # All sizes are worked out here, so that nothing is looked up or computed in Python while a compiler traces ``forward``.
-        self._periods: dict[int, _Period] = {}
+        self._periods: dict[int, tuple[int, int, int]] = {}  # stride and padding
         self._taps: dict[str, Tensor] = {}  # float64, so that ``.double()`` loses nothing; buffers are made from them
         for length in range(1, image_size):
             if found := _find_period(length, image_size, patch, mode):
@@ -89,27 +79,20 @@ class ResizedPatchStem(nn.Module):
         size = (self.image_size, self.image_size)
         if image.shape[-2:] == size:
             return image
-        if self.mode == "nearest":
-            return F.interpolate(image, size, mode="nearest")
-        shrink = max(image.shape[-2:]) > self.image_size
-        return F.interpolate(image, size, mode=self.mode, align_corners=False, antialias=shrink)
+        antialias = self.mode != "nearest" and max(image.shape[-2:]) > self.image_size
+        return F.interpolate(image, size, mode=self.mode, antialias=antialias)
 
     def _joint(self, image: Tensor, height: int, width: int) -> Tensor:
-        vertical, horizontal = self._periods[height], self._periods[width]
+        (step_down, above, below), (step_right, left, right_of) = self._periods[height], self._periods[width]
         down, right = getattr(self, f"taps_{height}"), getattr(self, f"taps_{width}")
         with torch.autocast(image.device.type, enabled=False):  # contract in full precision, round the kernel once
             kernel = torch.einsum("ocij,yiu,xjv->yxocuv", self.weight, down, right).flatten(0, 2)
-        padding = (horizontal.pad_before, horizontal.pad_after, vertical.pad_before, vertical.pad_after)
-        padded = F.pad(image, padding, mode="replicate")
-        out = _convolve(padded, kernel, vertical.stride, horizontal.stride)
+        padded = F.pad(image, (left, right_of, above, below), mode="replicate")
+        out = _convolve(padded, kernel, step_down, step_right)
         # A pixel shuffle with the channels innermost: in channels_last it copies whole runs of them.
         batch, rows, columns, _ = out.shape
         out = out.reshape(batch, rows, columns, len(down), len(right), -1).transpose(2, 3)
         return out.reshape(batch, rows * len(down), columns * len(right), -1).permute(0, 3, 1, 2)
-
-    def extra_repr(self) -> str:
-        out_channels, in_channels = self.weight.shape[:2]
-        return f"{in_channels}, {out_channels}, patch={self.patch}, image_size={self.image_size}, mode={self.mode!r}"
 
 
 def _convolve(padded: Tensor, kernel: Tensor, down: int, right: int) -> Tensor:
@@ -125,8 +108,8 @@ def _convolve(padded: Tensor, kernel: Tensor, down: int, right: int) -> Tensor:
     return windows.flatten(3) @ kernel.flatten(1).T
 
 
-def _find_period(length: int, image_size: int, patch: int, mode: str) -> tuple[_Period, Tensor] | None:
-    """The joint convolution along one axis and its float64 taps, or None where the two steps serve better."""
+def _find_period(length: int, image_size: int, patch: int, mode: str) -> tuple[tuple[int, int, int], Tensor] | None:
+    """Along one axis the joint convolution's (stride, padding before, after) and float64 taps; None where two steps serve better."""
     scale = Fraction(image_size, length)
     upscaled = math.lcm(scale.numerator, patch)
     stride = upscaled * scale.denominator // scale.numerator
@@ -134,7 +117,9 @@ def _find_period(length: int, image_size: int, patch: int, mode: str) -> tuple[_
         return None
     # Resize unit impulses of an axis three periods and a margin long; the middle period is free of the border.
     margin = 4 * scale.denominator
-    resized = _resize_matrix(2 * margin + stride, scale, mode)
+    sides = 2 * margin + stride, int((2 * margin + stride) * scale)
+    impulses = torch.eye(sides[0], dtype=torch.float64)[None, :, :, None]
+    resized = F.interpolate(impulses, (sides[1], 1), mode=mode)[0, :, :, 0].T
     start = margin * scale.numerator // scale.denominator
     rows = resized[start : start + upscaled]
     used = rows.abs().sum(0).nonzero().squeeze(1)
@@ -142,12 +127,4 @@ def _find_period(length: int, image_size: int, patch: int, mode: str) -> tuple[_
     if last - first + 1 > _LARGEST_WINDOW:
         return None
     taps = rows[:, first : last + 1].reshape(upscaled // patch, patch, -1).contiguous()
-    return _Period(stride, margin - first, last + 1 - margin - stride), taps
-
-
-def _resize_matrix(length: int, scale: Fraction, mode: str) -> Tensor:
-    """What ``interpolate`` does along an axis, as a float64 matrix (length * scale, length)."""
-    impulses = torch.eye(length, dtype=torch.float64)[None, :, :, None]
-    size = (int(length * scale), 1)
-    options = {} if mode == "nearest" else {"align_corners": False}
-    return F.interpolate(impulses, size, mode=mode, **options)[0, :, :, 0].T.contiguous()
+    return (stride, margin - first, last + 1 - margin - stride), taps

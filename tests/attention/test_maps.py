@@ -634,6 +634,25 @@ def test_shuffled_refuses_a_base_that_is_none(base):
         attention_maps(images_of(2), "shuffled", base=base)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": "random"}, "weights must be 'pretrained' for source='saliency', got 'random'"),
+        ({"heads": "all"}, "heads must be 'mean' for source='saliency', which has none, got 'all'"),
+    ],
+)
+@pytest.mark.parametrize("source", ["saliency", "shuffled"])
+def test_what_a_source_has_not_is_refused(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        attention_maps(images_of(2), source, **options)
+
+
+def test_shuffled_hands_heads_and_weights_on_to_its_base():
+    images, options = images_of(2), {"weights": FOUR_HEADS, "heads": "all"}
+    shuffled = attention_maps(images, "shuffled", base="dino-tiny", **options)
+    assert shuffled.equal(attention_maps(images, "dino-tiny", **options).flip(0))
+
+
 def test_one_image_cannot_be_shuffled():
     with pytest.raises(ValueError, match="images must be at least 2 for source='shuffled', got 1"):
         attention_maps(images_of(1), "shuffled")

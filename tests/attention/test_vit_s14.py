@@ -103,7 +103,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(missing, packag
 
 
 def test_other_weights_are_refused(images):
-    with pytest.raises(ValueError, match=r"weights must be 'pretrained' for the ViT-S/14, got 'vit.pth'"):
+    with pytest.raises(ValueError, match=r"weights must be 'pretrained' for source='vit-s14', got 'vit.pth'"):
         attention_maps(images, "vit-s14", weights="vit.pth")
 
 

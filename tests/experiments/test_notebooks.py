@@ -362,7 +362,7 @@ def test_parameters_cells_are_literals_and_agree_with_the_config():
     fields = TrainConfig.__dataclass_fields__
     parameters = notebook_parameters(paths.NOTEBOOKS / "03_training.ipynb")
     assert set(parameters) - {"preset", "records"} <= set(fields)
-    assert TrainConfig.from_parameters("demo", dataset="shapes", form=parameters["form"], a=parameters["a"])
+    assert TrainConfig.preset("demo", dataset="shapes", form=parameters["form"], a=parameters["a"])
 
 
 def test_an_integer_is_fine_where_a_float_is_the_default():

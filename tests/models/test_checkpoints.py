@@ -8,7 +8,7 @@ import torch
 
 from resattn import TrainConfig, attention_maps
 from resattn.data.datasets import channel_stats
-from resattn.models.checkpoints import build_model, demo_weights, load_demo, load_trained, save_weights, trained_config
+from resattn.models.checkpoints import build_model, demo_weights, load_trained, save_weights, trained_config
 from resattn.training.trainer import evaluate
 
 
@@ -19,7 +19,7 @@ def test_the_shipped_networks_are_what_their_records_say(form, shapes):
     assert trained_config(demo_weights(form)) == TrainConfig.preset("demo", form=form, a=1.0)
     assert record["config"] == trained_config(demo_weights(form)).identity()
 
-    net = load_demo(form)
+    net = load_trained(demo_weights(form))
     assert not net.training
     assert (net.form, net.a) == (form, 1.0)
     assert sum(p.numel() for p in net.parameters()) == record["parameters"]
@@ -30,7 +30,7 @@ def test_the_shipped_networks_are_what_their_records_say(form, shapes):
 
 def test_a_form_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="form must be one of printed, gated; got 'Gated'"):
-        load_demo("Gated")
+        demo_weights("Gated")
 
 
 def test_a_trained_network_comes_back_with_its_own_numbers(tmp_path):

@@ -92,10 +92,10 @@ def test_only_the_residual_form_has_the_last_attention_block():
 
 
 def test_bottlenecks_have_bottlenecks_beside_them():
-    blocks = gate_residuals(backbone("resnet50"), 1, squeeze=4).attention_blocks
+    blocks = gate_residuals(backbone("resnet50"), 1).attention_blocks
     kernels = [[layer.kernel_size[0] for layer in block if isinstance(layer, torch.nn.Conv2d)] for block in blocks]
     assert kernels == [[1, 3, 1]] * 15
-    assert [block[3].out_channels for block in blocks] == [64] * 3 + [128] * 4 + [256] * 6 + [512] * 2
+    assert [block[3].out_channels for block in blocks] == [16] * 3 + [32] * 4 + [64] * 6 + [128] * 2
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_the_branch_trains_and_one_seed_gives_one_branch():
         (backbone, {"form": "printed"}, "form must be one of gated, residual; got 'printed'"),
         (backbone, {"a": 1.5}, r"a must be a number in \[0, 1\], got 1.5"),
         (backbone, {"attention_channels": 0}, "attention_channels must be a whole number of at least 1, got 0"),
-        (backbone, {"squeeze": 0.5}, "squeeze must be a whole number of at least 1, got 0.5"),
+        (backbone, {"image_size": 0.5}, "image_size must be a whole number of at least 1, got 0.5"),
     ],
 )
 def test_what_cannot_be_gated_is_refused(make, options, message):

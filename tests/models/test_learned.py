@@ -69,7 +69,7 @@ def test_random_weights_come_from_the_seed():
     assert torch.equal(first.cls_token, same.cls_token)
     assert not torch.equal(first.cls_token, other.cls_token)
     assert not torch.equal(first.cls_token, tiny_vit().cls_token)
-    with pytest.raises(ValueError, match="start must be 'dino-tiny' or 'random', got 'pretrained'"):
+    with pytest.raises(ValueError, match="start must be one of dino-tiny, random; got 'pretrained'"):
         LearnedMap(torch.nn.Identity(), "pretrained", 0, *STATS)
 
 
