@@ -41,13 +41,8 @@ CAPTIONS = {
     ),
     "search-landscape-*": Caption(
         "Search over learning rate and weight decay: {}",
-        "Colour is the validation accuracy after the last epoch. Round marks are random points, squares the grid around the best "
-        "of them, the ring is the best of all. No trial sees the test split.",
-        "search",
-    ),
-    "search-slices-*": Caption(
-        "Validation accuracy by learning rate: {}",
-        "Every mark is a trial, of whatever weight decay; lines join the grid's trials at the best one's weight decay.",
+        "Every mark is a trial: above by its validation accuracy after the last epoch, which is its colour, below by its weight decay. "
+        "Round marks are random points, squares the grid around the best of them, the ring is the best of all. No trial sees the test split.",
         "search",
     ),
     "scaling": Caption(
