@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,6 +22,7 @@ STYLE = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
+    "axes.prop_cycle": plt.cycler(color=["#0072b2", "#d55e00", "#009e73", "#777777"]),
     "legend.frameon": False,
     "image.interpolation": "nearest",
     "svg.hashsalt": "resattn",
@@ -73,11 +73,3 @@ def put_title(ax: Axes, title: str) -> None:
         small = {"fontsize": 8, "color": "#555555"}
         note = ax.annotate(rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", **small)
         note.set_in_layout(False)  # it may run past its axis
-
-
-def bare(axes: np.ndarray) -> None:
-    """Panels without ticks, grid and frame."""
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(False)
