@@ -111,7 +111,7 @@ def _show(ax: Axes, values, title: str, span: tuple[float, float] = (0, 1), over
     """A map (h, w) or picture (h, w, 3); ``over`` a grey picture (H, W), 0 to 255, if given."""
     square, alpha = {"extent": (0, 1, 0, 1)}, 1 if over is None else 0.65
     if over is not None:
-        ax.imshow(over, cmap="gray", vmin=-100, vmax=400, **square)
+        ax.imshow(over.numpy(), cmap="gray", vmin=-100, vmax=400, **square)
     ax.imshow(np.asarray(values), cmap="magma", vmin=span[0], vmax=span[1], alpha=alpha, **square)
     ax.set_title(title)
     ax.axis("off")

@@ -119,8 +119,8 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
     ax.set_ylim(y - 0.3, -0.8)
     ax.set_xscale("asinh", linear_width=2)
     low, high = ax.get_xlim()
-    ticks = [tick for tick in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if low <= tick <= high]
-    ax.set_xticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+    ax.set_xticks([-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100])
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     label = "difference in test accuracy (percentage points)\nfilled: significant after Holm's correction within the question"
     ax.set(xlabel=label, xlim=(low, high))

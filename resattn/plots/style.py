@@ -1,5 +1,6 @@
 """One style for every figure: colours that survive greyscale and colour blindness, PNG and SVG that come out the same twice."""
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -46,13 +47,11 @@ def use_style() -> None:
 
 def save_figure(figure: Figure, path: Path | str) -> list[Path]:
     """Write ``path``.png and ``path``.svg; the same figure gives the same bytes each time."""
-    written = []
     with plt.rc_context(STYLE):
-        for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-            target = Path(f"{path}.{suffix}")
-            write = lambda partial, kind=suffix, about=metadata: figure.savefig(partial, format=kind, metadata=about)  # noqa: E731
-            written.append(atomic_write(target, write))
-    return written
+        return [
+            atomic_write(Path(f"{path}.{kind}"), partial(figure.savefig, format=kind, metadata=metadata))
+            for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items()
+        ]
 
 
 def style_of(network: Network) -> dict:

@@ -244,6 +244,7 @@ def test_one_picture_and_a_line_where_nobody_watches(explorer, capsys, monkeypat
         assert shown[-2].data == Panel(explorer, strength).image.value
         assert shown[-2].data in [child.value for child in shown[-1].children if hasattr(child, "value")]
         before = len(widgets())
+        capsys.readouterr()
 
 
 def many_classes(n=100, side=40):
