@@ -50,11 +50,8 @@ class Panel:
     """
 
     def __init__(self, explorer: Explorer, strength: bool = False):
-        labels, narrow = (
-            explorer.data.test.labels,
-            {"layout": {"width": "260px"}, "style": {"description_width": "60px"}},
-        )
-        self.explorer, self._key = explorer, None
+        narrow = {"layout": {"width": "260px"}, "style": {"description_width": "60px"}}
+        self.explorer, self._key, labels = explorer, None, explorer.data.test.labels
         members = {"all classes": range(len(labels))}
         members |= {name: (labels == k).nonzero().flatten().tolist() for k, name in enumerate(explorer.data.classes)}
         classes = [(name, tuple(indices)) for name, indices in members.items() if len(indices)]
