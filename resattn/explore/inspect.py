@@ -2,15 +2,14 @@
 
 import copy
 import io
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resattn.attention.maps import aggregate_heads, attention_maps, border_contrast
+from resattn.attention.maps import aggregate_heads, border_contrast
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import cls_attention, load_vit, vit_input
 from resattn.config import FORMS
@@ -19,47 +18,37 @@ from resattn.data.datasets import Dataset, channel_stats
 from resattn.models.checkpoints import demo_weights, load_trained, trained_config
 from resattn.models.resattn import ResAttnNet, coefficients
 
-SOURCES = ("dino", "dino-tiny", "saliency", "uniform", "center")  # those that need no more than the picture itself
+SOURCES = ("dino", "dino-tiny", "saliency")  # of the networks that can be explored
 SWEEP = torch.linspace(0, 1, 11)  # the strengths at which probabilities are drawn
-_SHOWN = 320  # pixels on a side at most: an uploaded picture as it is shown
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image for the networks and for the eye, and what is known of it."""
-
-    name: str
-    pixels: Tensor  # uint8 (3, h, w)
-    shown: np.ndarray  # uint8 (H, W, 3)
-    label: int | None = None  # index into the data set's classes
-    mask: Tensor | None = None  # the true object, float (1, h, w)
 
 
 @dataclass(frozen=True)
 class View:
     """A picture and what is made of it; all maps in [0, 1]."""
 
-    picture: Picture
+    name: str
+    pixels: Tensor  # uint8 (3, H, W)
+    label: int | None  # index into the data set's classes, if known
+    object: Tensor | None  # its true mask, float (1, h, w), if known
     heads: Tensor  # float (heads, h, w)
     average: Tensor  # of the heads, float (h, w)
     saliency: Tensor  # float (h, w)
     attention: Tensor  # the map the network looks through, float (K, h, w)
     masks: dict[str, Tensor]  # those of the form that the network was trained in, by name, float (C, H, W)
-    sweeps: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network says, and for each block the mean size over channels of what its mask acts on."""
+    """What a network says, and for each block what its mask acts on, the skip or the feature: mean size over channels."""
 
-    a: float
-    form: str
     scores: Tensor  # float (classes,)
-    probabilities: Tensor
-    part: str  # what the mask acts on: "skip" or "feature"
     masked: list[Tensor]  # float (H, W)
     whole: list[Tensor]  # the same without the mask
-    passed: list[float]  # the share that passes
+
+    @property
+    def probabilities(self) -> Tensor:
+        """float (classes,)"""
+        return self.scores.softmax(0)
 
 
 class Explorer:
@@ -75,7 +64,7 @@ class Explorer:
         forms: those in which the weights can be used; "residual" only where they were trained in it.
 
     Raises:
-        ValueError: the weights cannot be read, are those of the baseline, or of a network whose map needs more than the picture.
+        ValueError: the weights cannot be read, or their network has no attention branch or was trained with maps not in ``SOURCES``.
     """
 
     def __init__(self, data: Dataset, weights: str | Path = "gated", vit: nn.Module | None = None):
@@ -89,62 +78,50 @@ class Explorer:
         self.net = load_trained(path)
         self.vit = vit or (load_vit() if self.config.source == "dino" else tiny_vit())
         self.mean, self.std = channel_stats(data.train.images)
-        self.forms = []
-        for form in FORMS:
-            with suppress(ValueError):
-                self._network(self.config.a, form)
-                self.forms.append(form)
+        self.forms = [form for form in FORMS if form != "residual" or self.config.form == "residual"]
 
-    def pick(self, index: int) -> Picture:
-        """Test image ``index``."""
-        test = self.data.test
-        label, pixels = int(test.labels[index]), test.images[index]
+    def pick(self, index: int) -> View:
+        """Test image ``index``, looked at."""
+        test, label = self.data.test, int(self.data.test.labels[index])
         mask = None if test.masks is None else test.masks[index]
-        name = f"test image {index}: {self.data.classes[label]}"
-        return Picture(name, pixels, pixels.permute(1, 2, 0).numpy(), label, mask)
+        return self.look(test.images[index], f"test image {index}: {self.data.classes[label]}", label, mask)
 
     @torch.no_grad()
-    def look(self, picture: Picture) -> View:
-        """All maps of a picture, and the masks that the attention branch makes of the one it gets."""
-        image, source = picture.pixels[None], self.config.source
-        attention, saliency = cls_attention(self.vit, vit_input(self.vit, image)), border_contrast(image)
+    def look(self, pixels: Tensor, name: str, label: int | None = None, mask: Tensor | None = None) -> View:
+        """All maps of a picture, uint8 (3, H, W), and the masks that the attention branch makes of the one it gets."""
+        attention, saliency = cls_attention(self.vit, vit_input(self.vit, pixels[None])), border_contrast(pixels[None])
         heads, average = aggregate_heads(attention, "all")[0], aggregate_heads(attention)[0, 0]
-        if source.startswith("dino"):
-            fed = aggregate_heads(attention, self.config.heads)
-        else:
-            fed = saliency if source == "saliency" else attention_maps(image, source)
-        masks = self.net.masks(fed)
-        first = len(self.net.attention_blocks) + 1 - len(masks)
-        named = {f"$x_a^{{({i})}}$": mask[0] for i, mask in enumerate(masks, first)}
-        return View(picture, heads, average, saliency[0, 0], fed[0], named)
+        fed = saliency if self.config.source == "saliency" else aggregate_heads(attention, self.config.heads)
+        first = int(self.config.form == "residual")
+        masks = {f"$x_a^{{({i})}}$": mask[0] for i, mask in enumerate(self.net.masks(fed), first)}
+        return View(name, pixels, label, mask, heads, average, saliency[0, 0], fed[0], masks)
 
     @torch.no_grad()
     def answer(self, view: View, a: float, form: str) -> Answer:
         """What the network says of a picture at strength ``a`` in [0, 1] in one of its ``forms``, weights unchanged."""
-        net = copy.deepcopy(self._network(a, form))  # its hooks go with it
-        part, whole = "feature" if form == "residual" else "skip", []
+        net, whole, on_feature = self._network(a, form), [], form == "residual"
+
+        def keep(_layer: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+            whole.append((output if on_feature else given[0])[0].abs())
+
         for block in net.blocks:
-            if part == "feature":
-                block.bn2.register_forward_hook(lambda _layer, _inputs, output: whole.append(output[0].abs()))
-            else:
-                block.conv1.register_forward_pre_hook(lambda _layer, inputs: whole.append(inputs[0][0].abs()))
+            (block.bn2 if on_feature else block.conv1).register_forward_hook(keep)
         scores, used = self._scores(net, view), coefficients(form, net.a)
-        if part == "feature":
+        fixed, gate = used.skip * used.open, used.skip * used.gate
+        if on_feature:
             fixed, gate = used.feature, used.feature_gate
-        else:
-            fixed, gate = used.skip * used.open, used.skip * used.gate
         masked = [x * (fixed + gate * mask[0]) for x, mask in zip(whole, net.masks(view.attention[None]), strict=True)]
-        passed = [float(rest.sum() / x.sum().clamp_min(1e-12)) for rest, x in zip(masked, whole, strict=True)]
-        means = [x.mean(0) for x in masked], [x.mean(0) for x in whole]
-        return Answer(net.a, form, scores, scores.softmax(0), part, *means, passed)
+        return Answer(scores, [x.mean(0) for x in masked], [x.mean(0) for x in whole])
 
     @torch.no_grad()
     def sweep(self, view: View, form: str) -> Tensor:
-        """Probabilities at the strengths of ``SWEEP``: float (strengths, classes); computed once a view and form."""
-        if form not in view.sweeps:
-            scores = [self._scores(self._network(float(a), form), view) for a in SWEEP]
-            view.sweeps[form] = torch.stack(scores).softmax(1)
-        return view.sweeps[form]
+        """Probabilities at the strengths of ``SWEEP``: float (strengths, classes)."""
+        return torch.stack([self._scores(self._network(float(a), form), view) for a in SWEEP]).softmax(1)
+
+    def _network(self, a: float, form: str) -> ResAttnNet:
+        net = copy.deepcopy(self.net)
+        net.a, net.form = a, form
+        return net
 
     def _scores(self, net: ResAttnNet, view: View) -> Tensor:
         shown, trained = len(self.data.classes), len(net.fc.bias)
@@ -153,37 +130,29 @@ class Explorer:
                 f"weights must be trained on the data set that is shown, {self.data.name!r} with {shown} classes; "
                 f"got ones trained on {self.config.dataset!r} with {trained}"
             )
-        return net(normalize(view.picture.pixels[None], self.mean, self.std), view.attention[None])[0]
-
-    def _network(self, a: float, form: str) -> ResAttnNet:
-        """The network with another strength and form; it shares its weights with ``net``."""
-        net = copy.copy(self.net)
-        net.a, net.form = a, form
-        return net
+        return net(normalize(view.pixels[None], self.mean, self.std), view.attention[None])[0]
 
 
-def read_picture(content: bytes, name: str, size: int = 32) -> Picture:
-    """A picture from a file's bytes: its centre square, ``size`` pixels on a side, and a larger copy to look at.
+def read_picture(content: bytes, name: str, size: int = 32) -> Tensor:
+    """The centre square, ``size`` pixels on a side, of a PNG, JPEG, or anything else that Pillow reads; transparent parts become white.
 
-    ``content`` is a PNG, JPEG, or anything else that Pillow reads; transparent parts become white. ``name`` is for messages.
+    Returns:
+        uint8 (3, size, size).
 
     Raises:
-        ValueError: the file cannot be read as a picture, or a side is below ``size``.
+        ValueError: the file cannot be read as a picture, or a side is below ``size``; the message says ``name``.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(content)) as file:
-            file.draft("RGB", (2 * _SHOWN, 2 * _SHOWN))  # large JPEGs are decoded smaller, in a tenth of the time
+            file.draft("RGB", (640, 640))  # large JPEGs are decoded smaller, in a tenth of the time
             picture = ImageOps.exif_transpose(file).convert("RGBA")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more on damaged files
         raise ValueError(f"{name} cannot be read as a picture ({type(error).__name__})") from error
     if min(picture.size) < size:
         given = f"{name} is {picture.width}x{picture.height} pixels"
         raise ValueError(f"{given}; both sides must be at least {size}, what the network gets")
-
-    def square(side: int) -> np.ndarray:
-        cut = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB"))
-
-    return Picture(name, torch.tensor(square(size)).permute(2, 0, 1), square(min(_SHOWN, *picture.size)))
+    cut = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    opaque = Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB")
+    return torch.from_numpy(np.array(opaque)).permute(2, 0, 1)

@@ -1,7 +1,5 @@
 """Figures drawn from records: accuracies, learning curves, differences, the log of a self-distillation."""
 
-from collections.abc import Callable
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,31 +11,6 @@ from resattn.analysis.tables import accuracy_table
 from resattn.experiments.protocols import PAPER_TABLE3, QUESTIONS
 from resattn.files import file_name
 from resattn.plots.style import put_title, style_of
-
-
-def distillation_figure(record: dict) -> Figure:
-    """The log of a self-distillation run: loss and entropies, and how well its attention finds the object, epoch by epoch."""
-    log = pd.DataFrame(record["metrics"]["epochs"]).set_index("epoch")
-    figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
-    axes[0].plot(log["loss"], "o-", label="loss")
-    axes[0].plot(log["teacher_entropy"], "s--", label="entropy of one target")
-    axes[0].plot(log["mean_entropy"], "^:", label="entropy of the mean target")
-    highest = np.log(record["config"]["prototypes"])
-    axes[0].axhline(highest, color="#999999", linewidth=1)
-    axes[0].text(log.index[0], highest, " ln K", va="bottom", color="#777777", fontsize=8)
-    axes[0].set(ylabel="nats")
-    axes[0].legend(fontsize=8)
-    axes[1].plot(log["energy_ratio"], "o-", color="#0072b2")
-    axes[1].axhline(1, color="#999999", linewidth=1)
-    axes[1].set(ylabel="energy inside / area of the object", ylim=(0, None))
-    axes[2].plot(100 * log["pointing_game"], "o-", color="#0072b2", label="pointing game")
-    axes[2].plot(100 * log["knn_acc"], "s--", color="#d55e00", label="k-NN accuracy")
-    axes[2].set(ylabel="%", ylim=(0, 100))
-    axes[2].legend(fontsize=8)
-    for ax in axes:
-        _count_epochs(ax)
-    figure.tight_layout()
-    return figure
 
 
 def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
@@ -145,8 +118,8 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
     ax.set_ylim(y - 0.3, -0.8)
     ax.set_xscale("asinh", linear_width=2)
     low, high = ax.get_xlim()
-    ticks = [tick for tick in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if low <= tick <= high]
-    ax.set_xticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+    ax.set_xticks([-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100])
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     label = "difference in test accuracy (percentage points)\nfilled: significant after Holm's correction within the question"
     ax.set(xlabel=label, xlim=(low, high))
@@ -166,34 +139,32 @@ def _title(runs: pd.DataFrame, maps: bool = False) -> str:
     return f"{dataset}{named}, {counted}\n{f'maps {sources}, ' if sources else ''}{settings}"
 
 
-def live_curve(n_epochs: int) -> Callable[[list[dict]], None]:
-    """For ``train(on_epoch=...)`` in a notebook that somebody watches: the learning curve, redrawn in place each epoch."""
-    from IPython.display import display
-
-    handle = display(display_id=True)
-
-    def show(history: list[dict]) -> None:
-        figure = history_figure(history, n_epochs)
-        handle.update(figure)
-        plt.close(figure)
-
-    return show
-
-
-def history_figure(history: list[dict], n_epochs: int | None = None) -> Figure:
+def history_figure(history: list[dict]) -> Figure:
     """Losses and validation accuracy of one run, epoch by epoch."""
     log = pd.DataFrame(history, index=range(1, len(history) + 1))
-    figure, axes = plt.subplots(1, 2, figsize=(8, 2.8))
-    axes[0].plot(log["train_loss"], "o-", color="#0072b2", label="training")
-    axes[0].plot(log["val_loss"], "s--", color="#d55e00", label="validation")
-    axes[0].set(ylabel="loss (nats)")
-    axes[0].legend()
-    axes[1].plot(100 * log["val_acc"], "o-", color="#222222")
-    axes[1].set(ylabel="validation accuracy (%)")
-    for ax in axes:
-        ax.set_xlim(0.8, (n_epochs or len(history)) + 0.2)
+    losses = log[["train_loss", "val_loss"]].set_axis(["training", "validation"], axis=1)
+    return _by_epoch({"loss (nats)": losses, "%": 100 * log[["val_acc"]].set_axis(["validation accuracy"], axis=1)})
+
+
+def distillation_figure(record: dict) -> Figure:
+    """The log of a self-distillation run: loss and entropies, and how well its attention finds the object, epoch by epoch."""
+    log = pd.DataFrame(record["metrics"]["epochs"]).set_index("epoch")
+    log = log.assign(bound=np.log(record["config"]["prototypes"]), uniform=1)
+    entropies = log[["loss", "teacher_entropy", "mean_entropy", "bound"]]
+    names = ["loss", "entropy of one target", "entropy of the mean target", "ln K"]
+    ratios = log[["energy_ratio", "uniform"]].set_axis(["attention", "uniform map"], axis=1)
+    shares = 100 * log[["pointing_game", "knn_acc"]].set_axis(["pointing game", "k-NN accuracy"], axis=1)
+    panels = {"nats": entropies.set_axis(names, axis=1), "energy ratio": ratios, "%": shares}
+    return _by_epoch(panels)
+
+
+def _by_epoch(panels: dict[str, pd.DataFrame]) -> Figure:
+    """Panels by their label, each with its columns as curves."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 2.8), layout="constrained")
+    for ax, (label, curves) in zip(axes, panels.items(), strict=True):
+        curves.plot(ax=ax, ylabel=label, ylim=(0, None), style=["o-", "s--", "^:", "-"])
+        ax.legend(fontsize=8)
         _count_epochs(ax)
-    figure.tight_layout()
     return figure
 
 

@@ -1,9 +1,9 @@
 """One style for every figure: colours that survive greyscale and colour blindness, PNG and SVG that come out the same twice."""
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,6 +23,7 @@ STYLE = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
+    "axes.prop_cycle": plt.cycler(color=["#0072b2", "#d55e00", "#009e73", "#777777"]),
     "legend.frameon": False,
     "image.interpolation": "nearest",
     "svg.hashsalt": "resattn",
@@ -46,13 +47,11 @@ def use_style() -> None:
 
 def save_figure(figure: Figure, path: Path | str) -> list[Path]:
     """Write ``path``.png and ``path``.svg; the same figure gives the same bytes each time."""
-    written = []
     with plt.rc_context(STYLE):
-        for suffix, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-            target = Path(f"{path}.{suffix}")
-            write = lambda partial, kind=suffix, about=metadata: figure.savefig(partial, format=kind, metadata=about)  # noqa: E731
-            written.append(atomic_write(target, write))
-    return written
+        return [
+            atomic_write(Path(f"{path}.{kind}"), partial(figure.savefig, format=kind, metadata=metadata))
+            for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items()
+        ]
 
 
 def style_of(network: Network) -> dict:
@@ -73,11 +72,3 @@ def put_title(ax: Axes, title: str) -> None:
         small = {"fontsize": 8, "color": "#555555"}
         note = ax.annotate(rest, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", **small)
         note.set_in_layout(False)  # it may run past its axis
-
-
-def bare(axes: np.ndarray) -> None:
-    """Panels without ticks, grid and frame."""
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(False)

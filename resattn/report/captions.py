@@ -10,10 +10,9 @@ CAPTIONS = {  # the first sentence is also the picture's text alternative; {} st
     "curves-*": "Learning curves on {}. Lines are means over seeds, bands reach from the lowest to the highest.",
     "controls-*": "Controls on {}. Differences in test accuracy between networks that differ in one thing, paired by seed, with their "
     "95 % intervals; filled where significant after Holm's correction within the question.",
-    "search-landscape-*": "Search over learning rate and weight decay: {}. Colour is the validation accuracy after the last epoch. Round "
-    "marks are random points, squares the grid around the best of them, the ring is the best of all. No trial sees the test split.",
-    "search-slices-*": "Validation accuracy by learning rate: {}. Every mark is a trial, of whatever weight decay; lines join the grid's "
-    "trials at the best one's weight decay.",
+    "search-landscape-*": "Search over learning rate and weight decay: {}. Every mark is a trial: above by its validation accuracy after the "
+    "last epoch, which is its colour, below by its weight decay. Round marks are random points, squares the grid around the best of them, "
+    "the ring is the best of all. No trial sees the test split.",
     "scaling": "What a training step costs. Seconds and peak memory by batch size and by image size, from python -m benchmarks.scaling.",
 }
 
