@@ -8,20 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resattn.config import (
-    ATTENTION_MODULES,
-    CLS_SOURCES,
-    DEMO,
-    DEPTHS,
-    FORMS,
-    LEARNED,
-    PRESETS,
-    SHORT,
-    TIMM_MODELS,
-    WIDTHS,
-    TrainConfig,
-)  # fmt: skip
+from resattn.config import ATTENTION_MODULES, CLS_SOURCES, DEPTHS, FORMS, LEARNED, PRESETS, WIDTHS, TrainConfig
 from resattn.files import file_digest
+from resattn.settings import check_choice
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
 PAPER_TABLE3 = {
@@ -29,7 +18,7 @@ PAPER_TABLE3 = {
     "cifar100": {0.0: 41.1, 0.5: 42.9, 1.0: 43.4},
 }
 # The controls' protocol without a preset: for ``shapes`` the demo's, a little longer; for all others "short".
-SHAPES_CONTROLS = DEMO | {"epochs": 6, "source": "saliency"}
+_SHAPES_CONTROLS = PRESETS["demo"] | {"epochs": 6, "source": "saliency"}
 # A ResNet8 with as many parameters as the printed and gated form at a > 0, and one with as many multiply-adds; and one with as many of
 # both as the residual form, which has another block: cost.matched_widths finds them.
 SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL = (18, 36, 71), (21, 42, 83), (22, 45, 90)
@@ -72,19 +61,13 @@ class Network:
     @property
     def maps(self) -> str:
         """The maps, for people: "saliency", "shuffled vit-s14", "dino-tiny-4heads all heads"; "" where none is looked at."""
-        source, weights = self.source or "", self.weights or "pretrained"
-        if weights != "pretrained":
-            source = (
-                weights if weights.startswith(source) else f"{source} {weights[:8] if len(weights) == 16 else weights}"
-            )
-        heads = (
-            ""
-            if self.heads in (None, "mean")
-            else f"head {self.heads}"
-            if isinstance(self.heads, int)
-            else f"{self.heads} heads"
-        )
-        return " ".join(part for part in (source, "" if self.base == "saliency" else self.base, heads) if part)
+        weights = "" if self.weights in (None, "pretrained") else self.weights
+        if len(weights) == 16:  # a digest
+            weights = weights[:8]
+        source = None if weights.startswith(self.source or " ") else self.source  # "dino-tiny-4heads" says it all
+        base = None if self.base == "saliency" else self.base
+        heads = f"head {self.heads}" if isinstance(self.heads, int) else f"{self.heads} heads"
+        return " ".join(filter(None, (source, weights, base, None if self.heads in (None, "mean") else heads)))
 
     @property
     def name(self) -> str:
@@ -94,16 +77,15 @@ class Network:
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def order(self) -> tuple:
-        """Sorts networks as Table 3 has them: the baseline, each form by rising a, then the controls."""
-        forms = (None, *FORMS, "scaled", "unmasked")
-        return (
-            self.model not in ("resnet8", "resattn"), self.depths, self.widths != WIDTHS, forms.index(self.form), self.a or 0.0, self.name
-        )  # fmt: skip
-
     def __lt__(self, other: "Network") -> bool:
-        return self.order < other.order
+        """Sorts as Table 3 has them: the baseline, each form by rising a, then the controls."""
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple:
+        control = self.model not in ("resnet8", "resattn")
+        form = (None, *FORMS, "scaled", "unmasked").index(self.form)
+        return control, self.depths, self.widths != WIDTHS, form, self.a or 0.0, self.name
 
     @property
     def bare(self) -> "Network":
@@ -118,9 +100,9 @@ class Network:
 
 
 def network(model: str = "resattn", **settings: Any) -> Network:
-    """The network with these settings, given as :class:`TrainConfig` takes them or as a record's "config" has them."""
+    """The network with these settings, given as a record's "config" has them."""
     shape = {"widths": tuple(settings.get("widths") or WIDTHS), "depths": tuple(settings.get("depths") or DEPTHS[8])}
-    if model not in ("resattn", *TIMM_MODELS):
+    if settings.get("form") is None:
         return Network(model, **shape)
     a, source = settings["a"], settings.get("source") if settings["a"] else None
     about: dict[str, Any] = {"base": settings.get("base") or "saliency"} if source == "shuffled" else {}
@@ -154,10 +136,7 @@ QUESTIONS = {
     "heads": "All heads as channels instead of their mean?",
     "learned": "Is a map learned with the network better?",
 }
-_PARTS = {
-    "table3": ("accuracy", "standard", "convergence"),
-    "controls": ("content", "oracle", "parts", "modules", "size", "heads", "learned"),
-}
+_OF_TABLE3 = ("accuracy", "standard", "convergence")  # the others need the controls
 
 
 class Comparison(NamedTuple):
@@ -183,15 +162,10 @@ def _masked(form: str, source: str, **more: Any) -> Network:
     return network(form=form, a=1.0, source=source, **more)
 
 
-def _gain(a: float) -> dict[str, float]:
-    return {dataset: round(paper[a] - paper[0.0], 1) for dataset, paper in PAPER_TABLE3.items()}
-
-
-def _against(form: str) -> tuple[Network, ...]:
-    """What a = 0 is for the text, and for the printed equation."""
-    return (PRINTED0, RESNET8) if form == "printed" else (RESNET8,)
-
-
+_GAINS = {a: {dataset: round(paper[a] - paper[0.0], 1) for dataset, paper in PAPER_TABLE3.items()} for a in (0.5, 1.0)}
+# What a = 0 is for the text, and for the printed equation.
+_AGAINST = {"printed": (PRINTED0, RESNET8), "gated": (RESNET8,), "residual": (RESNET8,)}
+_PAIRS = [(source, form, other) for source in TABLE3_SOURCES for form in FORMS for other in _AGAINST[form]]
 _SCALED, _UNMASKED = (network(form=form, a=1.0) for form in ("scaled", "unmasked"))
 _WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL)]
 _MODULES = [network(f"resnet8-{name}") for name in ATTENTION_MODULES]
@@ -207,18 +181,14 @@ _OWN = [(form, own) for own in ("saliency", "vit-s14") for form in FORMS]
 
 COMPARISONS = [
     *(
-        Comparison("accuracy", network(form=form, a=a, source=source), base, _gain(a), "Table 3")
-        for source in TABLE3_SOURCES
-        for form in FORMS
-        for base in _against(form)
-        for a in (0.5, 1.0)
+        Comparison("accuracy", network(form=form, a=a, source=source), other, _GAINS[a], "Table 3")
+        for source, form, other in _PAIRS
+        for a in _GAINS
     ),
     Comparison("standard", PRINTED0, RESNET8, dict.fromkeys(PAPER_TABLE3, 0.0), "Sec. 3.5", better=0),
     *(
-        Comparison("convergence", _masked(form, source), base, {}, "Sec. 5.3", "epochs", -1)
-        for source in TABLE3_SOURCES
-        for form in FORMS
-        for base in _against(form)
+        Comparison("convergence", _masked(form, source), other, {}, "Sec. 5.3", "epochs", -1)
+        for source, form, other in _PAIRS
     ),
     *(
         Comparison("content", _masked(form, one), _masked(form, other, base=base), {}, "Sec. 3, 6")
@@ -254,7 +224,7 @@ COMPARISONS = [
 
 
 def list_runs(
-    dataset: str, seeds: int, *, part: str = "controls", preset: str | None = None, dino: bool = False, **settings: Any
+    dataset: str, seeds: int, *, part: str = "controls", preset: str | None = None, **settings: Any
 ) -> dict[str, TrainConfig]:
     """All runs on a data set by name ("content/shapes-resnet8-seed0-..."): question by question, and in each seed by seed.
 
@@ -263,25 +233,23 @@ def list_runs(
         seeds: how many, from 0.
         part: "table3" (its networks, all with the protocol's maps) or "controls".
         preset: the protocol, one of ``PRESETS``; None means "short", and for ``shapes`` the demo's with 6 epochs and ``saliency``.
-        dino: also the networks that look at maps of the published ViT-B/8.
         settings: changes to the protocol, for all networks.
     """
-    if part not in _PARTS:
-        raise ValueError(f"part must be one of {', '.join(_PARTS)}; got {part!r}")
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}")
-    protocol = PRESETS[preset] if preset else SHAPES_CONTROLS if dataset == "shapes" else SHORT
+    check_choice("part", part, ("table3", "controls"))
+    check_choice("preset", preset, (None, *PRESETS))
+    protocol = PRESETS[preset or "short"] if preset or dataset != "shapes" else _SHAPES_CONTROLS
     protocol = protocol | {"dataset": dataset} | settings
-    own = protocol["source"]
-    networks = {RESNET8: _PARTS[part][0], PRINTED0: _PARTS[part][0]}
-    for row in COMPARISONS:
-        fits = part == "controls" or own == row.one.source
-        for each in (row.one, row.other):
-            if fits and row.question in _PARTS[part] and _can_run(each, Path(dataset).name, own, dino):
-                networks.setdefault(each, row.question)
+    if part == "table3":
+        networks = dict.fromkeys(TABLE3, "accuracy")
+    else:
+        networks = {RESNET8: "content", PRINTED0: "content"}
+        for row in COMPARISONS:
+            for each in (row.one, row.other):
+                if row.question not in _OF_TABLE3 and _can_run(each, Path(dataset).name, protocol["source"]):
+                    networks.setdefault(each, row.question)
     return {
         f"{question}/{config.slug}": config
-        for question in _PARTS[part]
+        for question in QUESTIONS
         for seed in range(seeds)
         for config in (
             TrainConfig(**protocol | each.settings(), seed=seed) for each, of in networks.items() if of == question
@@ -289,10 +257,8 @@ def list_runs(
     }
 
 
-def _can_run(each: Network, dataset: str, own: str, dino: bool) -> bool:
+def _can_run(each: Network, dataset: str, own: str) -> bool:
     """Whether maps can be made for the data set, and belong to the protocol's own ones."""
     if each.source in ("oracle", "box", "square", "dino-tiny"):  # true masks, and a ViT that saw nothing else
         return dataset == "shapes"
-    if each.source == "dino":
-        return dino or own == "dino"
     return each.source in (None, "uniform", "center", LEARNED) or (each.base or each.source).startswith(own)
