@@ -61,13 +61,15 @@ class Network:
     @property
     def maps(self) -> str:
         """The maps, for people: "saliency", "shuffled vit-s14", "dino-tiny-4heads all heads"; "" where none is looked at."""
-        weights = "" if self.weights in (None, "pretrained") else self.weights
-        if len(weights) == 16:  # a digest
-            weights = weights[:8]
-        source = None if weights.startswith(self.source or " ") else self.source  # "dino-tiny-4heads" says it all
-        base = None if self.base == "saliency" else self.base
-        heads = f"head {self.heads}" if isinstance(self.heads, int) else f"{self.heads} heads"
-        return " ".join(filter(None, (source, weights, base, None if self.heads in (None, "mean") else heads)))
+        parts = [self.source]
+        if self.weights and self.weights.startswith(self.source):
+            parts = [self.weights]  # "dino-tiny-4heads"
+        elif self.weights not in (None, "pretrained"):
+            parts.append(self.weights[:8] if len(self.weights) == 16 else self.weights)  # of a digest
+        parts.append(None if self.base == "saliency" else self.base)
+        if self.heads not in (None, "mean"):
+            parts.append(f"head {self.heads}" if isinstance(self.heads, int) else f"{self.heads} heads")
+        return " ".join(filter(None, parts))
 
     @property
     def name(self) -> str:
