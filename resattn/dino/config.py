@@ -1,4 +1,4 @@
-"""Settings and networks of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2)."""
+"""Settings of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2). Imports nothing heavy."""
 
 import dataclasses
 import hashlib
@@ -6,14 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from resattn.attention.tiny import VIT_SHAPE, build_vit
 from resattn.settings import check, setting
-
-_BOTTLENECK = 64  # width of what is compared with the prototypes
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ class DinoConfig:
     @property
     def vit(self) -> dict[str, int]:
         """The shape of the ViT, as :func:`resattn.attention.tiny.build_vit` takes it."""
-        return {name: getattr(self, name) for name in VIT_SHAPE}
+        return {name: getattr(self, name) for name in ("image_size", "patch", "dim", "depth", "heads")}
 
     def identity(self) -> dict:
         """What decides the result, as a record stores it: no path and no device."""
@@ -102,25 +95,3 @@ class DinoConfig:
         """A folder name that tells runs apart."""
         settings = hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
         return f"{Path(self.dataset).name}-seed{self.seed}-{settings}"
-
-
-class Network(nn.Module):
-    """ViT, projection head with batch normalization, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
-
-    Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
-    """
-
-    def __init__(self, config: DinoConfig):
-        super().__init__()
-        self.vit = build_vit(**config.vit)
-        layers = []
-        for width in (config.dim, config.hidden):
-            norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
-            layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
-        self.head = nn.Sequential(*layers, nn.Linear(config.hidden, _BOTTLENECK))
-        self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
-
-    def forward(self, crops: list[Tensor]) -> Tensor:
-        """Logits of crops of several sizes, in order."""
-        features = torch.cat([self.vit(part) for part in crops])
-        return F.linear(F.normalize(self.head(features), dim=1), F.normalize(self.prototypes, dim=1))

@@ -13,21 +13,23 @@ from pathlib import Path
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resattn import paths
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
-from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, seeded
+from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, build_vit, seeded
 from resattn.attention.vit import cls_attention, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
 from resattn.data.shapes import make_shapes
-from resattn.dino.config import DinoConfig, Network
+from resattn.dino.config import DinoConfig
 from resattn.dino.crops import random_crops
 from resattn.dino.knn import cls_features, knn_accuracy
 from resattn.files import digest, save_arrays
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
 from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
 
+_BOTTLENECK = 64  # width of what is compared with the prototypes
 _PARTS, _GENERATORS = ("student", "teacher", "optimizer"), ("order", "augmentation")
 
 
@@ -99,6 +101,28 @@ def focus(vit: nn.Module, part: Split) -> dict:
     attention = torch.cat([cls_attention(vit, vit_input(vit, x.to(device))).cpu() for x in part.images.split(500)])
     maps = {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}
     return {name: object_focus(value, part.masks) for name, value in maps.items()}
+
+
+class Network(nn.Module):
+    """ViT, projection head with batch normalization, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
+
+    Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
+    """
+
+    def __init__(self, config: DinoConfig):
+        super().__init__()
+        self.vit = build_vit(**config.vit)
+        layers = []
+        for width in (config.dim, config.hidden):
+            norm = nn.BatchNorm1d(config.hidden, track_running_stats=False)
+            layers += [nn.Linear(width, config.hidden, bias=False), norm, nn.GELU()]
+        self.head = nn.Sequential(*layers, nn.Linear(config.hidden, _BOTTLENECK))
+        self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
+
+    def forward(self, crops: list[Tensor]) -> Tensor:
+        """Logits of crops of several sizes, in order."""
+        features = torch.cat([self.vit(part) for part in crops])
+        return F.linear(F.normalize(self.head(features), dim=1), F.normalize(self.prototypes, dim=1))
 
 
 class Distiller:

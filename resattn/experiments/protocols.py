@@ -238,8 +238,8 @@ def list_runs(
         settings: changes to the protocol, for all networks.
     """
     check_choice("part", part, ("table3", "controls"))
-    check_choice("preset", preset, (None, *PRESETS))
-    protocol = PRESETS[preset or "short"] if preset or dataset != "shapes" else _SHAPES_CONTROLS
+    check_choice("preset", preset or "short", PRESETS)
+    protocol = _SHAPES_CONTROLS if dataset == "shapes" and not preset else PRESETS[preset or "short"]
     protocol = protocol | {"dataset": dataset} | settings
     if part == "table3":
         networks = dict.fromkeys(TABLE3, "accuracy")

@@ -60,10 +60,6 @@ class SearchPlan:
 
     def __post_init__(self):
         check(self)
-        for name in ("lr_range", "weight_decay_range"):
-            low, high = getattr(self, name)
-            if low >= high:
-                raise ValueError(f"{name} must be two rising numbers above 0, got {low} and {high}")
 
     def settings(self) -> dict:
         """The settings all trials share, as a record stores them."""
@@ -112,6 +108,12 @@ class Trial(Run):
 
     point: Point
 
+    @classmethod
+    def of(cls, point: Point, config: TrainConfig, folder: Path) -> "Trial":
+        """The run of a point with the settings that all trials share."""
+        config = replace(config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
+        return cls(point.name, config, folder / f"{point.name}.json", folder / f"{point.name}.log", point=point)
+
     def finished(self) -> bool:
         return self.record.exists()
 
@@ -119,7 +121,7 @@ class Trial(Run):
         """Train from the checkpoint where there is one; a loss that is not finite is an outcome, not a failure."""
         from resattn.data.datasets import load_dataset
         from resattn.training.checkpoint import save_checkpoint
-        from resattn.training.environment import describe_environment, find_device
+        from resattn.training.environment import find_device
         from resattn.training.trainer import Trainer
 
         checkpoint, diverged = self.record.with_suffix(".pt"), None
@@ -133,21 +135,13 @@ class Trial(Run):
                 save_checkpoint(checkpoint, run.state())
         except FloatingPointError as error:
             diverged = str(error)
-        about = {"epochs": run.history, "diverged": diverged, "seconds": round(run.seconds, 2)}
-        about |= {"device": describe_environment(run.device, run.revision)["device"]}
-        about |= {"precision": run.precision, "revision": run.revision}
-        write_json(self.record, self.point._asdict() | about)
+        outcome = {"epochs": run.history, "diverged": diverged, "seconds": round(run.seconds, 2)}
+        write_json(self.record, self.point._asdict() | outcome)
         checkpoint.unlink(missing_ok=True)
 
     def result(self) -> str:
         outcome = json.loads(self.record.read_text(encoding="utf-8"))
         return "diverged" if outcome["diverged"] else f"val acc {100 * outcome['epochs'][-1]['val_acc']:.1f} %"
-
-
-def make_trial(config: TrainConfig, point: Point, folder: Path) -> Trial:
-    """The run of a point with the settings that all trials share."""
-    config = replace(config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
-    return Trial(point.name, config, folder / f"{point.name}.json", folder / f"{point.name}.log", point=point)
 
 
 def search(
@@ -163,7 +157,7 @@ def search(
     Returns:
         The record: "study"; "config", what all trials share; "search", the plan; "trials", a list with "stage" ("random",
         "paper", "grid" or "confirm"), "lr", "weight_decay", "seed", "epochs" as in a training record, "diverged" (None, or what happened),
-        "seconds", "device", "precision", "revision"; "environment". Accuracies are fractions in [0, 1].
+        "seconds"; "environment". Accuracies are fractions in [0, 1].
 
     Raises:
         ValueError: the settings or the data set are not as they must be, or every random point diverged.
@@ -187,7 +181,7 @@ def search(
             lambda: plan.confirmation_points(best_point(study, ("random", "grid", "paper"))),
         ):
             ended = {_point(trial) for trial in _trials(study)}
-            trials = [make_trial(plan.config, point, folder) for point in stage() if point not in ended]
+            trials = [Trial.of(point, plan.config, folder) for point in stage() if point not in ended]
             failures = []
             for trial, failure in engine.run(trials):
                 if failure:
@@ -237,15 +231,11 @@ def _keep(study: Any, trial: dict) -> None:
 
 
 def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
-    import importlib.metadata
-
     from resattn.training.environment import code_revision, describe_environment, find_device
 
-    environment = describe_environment(find_device(plan.config.device), code_revision())
-    environment["versions"]["optuna"] = importlib.metadata.version("optuna")
     about = {"seed": plan.config.seed} | {name: value for name, value in vars(plan).items() if name != "config"}
     record = {"study": plan.name, "config": plan.settings(), "search": about, "trials": _trials(study)}
-    record["environment"] = environment
+    record["environment"] = describe_environment(find_device(plan.config.device), code_revision())
     if out is not None:
         write_json(out, record)
     return record
