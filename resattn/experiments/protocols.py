@@ -160,8 +160,15 @@ class Comparison(NamedTuple):
     better: int = 1
 
 
-def _masked(form: str, source: str, **more: Any) -> Network:
-    return network(form=form, a=1.0, source=source, **more)
+def _rows(question: str, pairs: list[tuple], place: str = "", forms: tuple[str, ...] = FORMS) -> list[Comparison]:
+    """A row for each pair and form. A side is a network, or the maps (source or more settings) of one that has the form and a = 1."""
+
+    def side(given: Network | str | dict, form: str) -> Network:
+        if isinstance(given, Network):
+            return given
+        return network(form=form, a=1.0, **({"source": given} if isinstance(given, str) else given))
+
+    return [Comparison(question, side(one, f), side(other, f), {}, place) for one, other in pairs for f in forms]
 
 
 _GAINS = {a: {dataset: round(paper[a] - paper[0.0], 1) for dataset, paper in PAPER_TABLE3.items()} for a in (0.5, 1.0)}
@@ -171,15 +178,19 @@ _PAIRS = [(source, form, other) for source in TABLE3_SOURCES for form in FORMS f
 _SCALED, _UNMASKED = (network(form=form, a=1.0) for form in ("scaled", "unmasked"))
 _WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL)]
 _MODULES = [network(f"resnet8-{name}") for name in ATTENTION_MODULES]
-_CONTENT = [  # one's maps, the other's, and whose maps "shuffled" are
-    *((own, other, own) for own in ("saliency", "vit-s14") for other in ("shuffled", "uniform", "center")),
-    *(("vit-s14-saliency", other, "vit-s14") for other in ("shuffled", "uniform", "center")),
-    ("dino-tiny", "uniform", ""),
-    ("dino", "uniform", ""),
+_OWN = ("saliency", "vit-s14")
+_CONTENT = [
+    (
+        own,
+        {"source": other, "base": own.removesuffix("-saliency")},
+    )  # the decoder's maps have the ViT's as their control
+    for own in (*_OWN, "vit-s14-saliency")
+    for other in ("shuffled", "uniform", "center")
 ]
 _ORACLE = [("oracle", "uniform"), ("oracle", "saliency"), ("box", "uniform"), ("square", "uniform")]
-_ORACLE += [("oracle", "box"), ("box", "square")]
-_OWN = [(form, own) for own in ("saliency", "vit-s14") for form in FORMS]
+_ORACLE += [("oracle", "box"), ("box", "square"), ("oracle", RESNET8), ("box", RESNET8), ("square", RESNET8)]
+_HEADS = [{"source": "dino-tiny", "weights": FOUR_HEADS}, {"source": "dino"}]
+_LEARNED, _FROM_RANDOM = ({"source": LEARNED, "weights": start} for start in ("dino-tiny", "random"))
 
 COMPARISONS = [
     *(
@@ -189,40 +200,24 @@ COMPARISONS = [
     ),
     Comparison("standard", PRINTED0, RESNET8, dict.fromkeys(PAPER_TABLE3, 0.0), "Sec. 3.5", better=0),
     *(
-        Comparison("convergence", _masked(form, source), other, {}, "Sec. 5.3", "epochs", -1)
+        Comparison("convergence", network(form=form, a=1.0, source=source), other, {}, "Sec. 5.3", "epochs", -1)
         for source, form, other in _PAIRS
     ),
-    *(
-        Comparison("content", _masked(form, one), _masked(form, other, base=base), {}, "Sec. 3, 6")
-        for one, other, base in _CONTENT
-        for form in FORMS
-    ),
-    *(Comparison("oracle", _masked(form, one), _masked(form, other)) for one, other in _ORACLE for form in FORMS),
-    *(Comparison("oracle", _masked(form, one), RESNET8) for one in ("oracle", "box", "square") for form in FORMS),
-    Comparison("parts", _SCALED, PRINTED0),
-    Comparison("parts", _UNMASKED, PRINTED0),
-    Comparison("parts", _masked("printed", "uniform"), _UNMASKED),
-    *(Comparison("parts", _masked("printed", own), _UNMASKED, {}, "Sec. 5.3") for own in ("saliency", "vit-s14")),
+    *_rows("content", [*_CONTENT, ("dino-tiny", "uniform"), ("dino", "uniform")], "Sec. 3, 6"),
+    *_rows("oracle", _ORACLE),
+    *_rows("parts", [(_SCALED, PRINTED0), (_UNMASKED, PRINTED0), ("uniform", _UNMASKED)], "", ("printed",)),
+    *_rows("parts", [(own, _UNMASKED) for own in _OWN], "Sec. 5.3", ("printed",)),
     *(Comparison("size", wider, RESNET8) for wider in _WIDER),
-    *(
-        Comparison("size", _masked(form, own), wider)
-        for wider in _WIDER
-        for form, own in _OWN
-        if (form == "residual") == (wider.widths == SAME_AS_RESIDUAL)
-    ),
+    *_rows("size", [(own, wider) for wider in _WIDER[:2] for own in _OWN], "", ("printed", "gated")),
+    *_rows("size", [(own, _WIDER[2]) for own in _OWN], "", ("residual",)),
     *(Comparison("modules", module, RESNET8) for module in _MODULES),
-    *(Comparison("modules", _masked(*own), _MODULES[-1]) for own in _OWN),
-    *(
-        Comparison("heads", _masked(form, vit, weights=file, heads="all"), _masked(form, vit, weights=file), {}, "Sec. 5.2")
-        for vit, file in (("dino-tiny", FOUR_HEADS), ("dino", "pretrained"))
-        for form in FORMS
-    ),
-    *(
-        Comparison("learned", _masked("gated", LEARNED, weights=start), other, {}, "Sec. 6" if other.source == "dino-tiny" else "")
-        for start in ("dino-tiny", "random")
-        for other in (_masked("gated", "dino-tiny"), _masked("gated", "saliency"), _masked("gated", "uniform"))
-    ),
-]  # fmt: skip
+    *_rows("modules", [(own, _MODULES[-1]) for own in _OWN]),
+    *_rows("heads", [(maps | {"heads": "all"}, maps) for maps in _HEADS], "Sec. 5.2"),
+    *_rows("learned", [(_LEARNED, "dino-tiny")], "Sec. 6", ("gated",)),
+    *_rows("learned", [(_LEARNED, other) for other in ("saliency", "uniform")], "", ("gated",)),
+    *_rows("learned", [(_FROM_RANDOM, "dino-tiny")], "Sec. 6", ("gated",)),
+    *_rows("learned", [(_FROM_RANDOM, other) for other in ("saliency", "uniform")], "", ("gated",)),
+]
 
 
 def list_runs(
