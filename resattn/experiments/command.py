@@ -3,7 +3,6 @@
 import fnmatch
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def _list(profile: str, options: dict[str, Any]) -> tuple[Path, list[Run]]:
     return folder, chosen
 
 
-def _fetch_weights(runs: Iterable[Run]) -> None:
+def _fetch_weights(runs: list[Run]) -> None:
     """Fetch what the runs' ViTs need once, before each run tries to."""
     configs = [run.config for run in runs if run.config and run.config.uses_maps]
     if any((config.source, config.weights) == ("dino", "pretrained") for config in configs):

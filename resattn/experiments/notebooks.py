@@ -14,6 +14,7 @@ from resattn.config import TrainConfig
 from resattn.experiments.engine import Run
 from resattn.experiments.protocols import TABLE3
 from resattn.files import file_name
+from resattn.settings import given
 
 DATASETS = {"demo": ["shapes"], "reduced": ["cifar10"], "paper": ["cifar10", "cifar100"]}
 
@@ -78,30 +79,25 @@ def list_jobs(
     """
     notebooks = {path: notebook_parameters(path) for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))}
     folder = paths.RUNS / profile
-    where = {"records": folder / "records", "figures": folder / "figures", "controls": paths.RESULTS}
+    places = {"records": folder / "records", "figures": folder / "figures", "controls": paths.RESULTS}
+    where = {name: os.path.relpath(path, paths.ROOT) for name, path in places.items()}
     check_names(changes, {name for parameters in notebooks.values() for name in parameters} - {"preset", *where})
     if (weights := changes.get("weights") or "pretrained") not in ("pretrained", "random"):
         file = Path(weights).expanduser().resolve()
         if not file.is_file():
             raise ValueError(f"--set weights: must be 'pretrained', 'random' or a checkpoint file, got {weights!r}")
         changes = changes | {"weights": str(file)}
-    filled_in = {"preset": profile, "root": root} | {
-        name: os.path.relpath(path, paths.ROOT) for name, path in where.items()
-    }
     jobs: dict[Path, Job] = {}
 
     def add(number: str, *words: str, stage: int, **own: Any) -> None:
         (notebook,) = (path for path in notebooks if path.stem.startswith(number))
-        defaults, wanted = notebooks[notebook], filled_in | own | changes
+        defaults, wanted = notebooks[notebook], {"preset": profile, "root": root} | where | own | changes
         parameters = {key: value for key, value in wanted.items() if key in defaults}
         name = "-".join([number, *words])
         record = executed = folder / "notebooks" / f"{name}.ipynb"
         config = None
         if number == "03":
-            fields = {
-                key: value for key, value in (defaults | parameters).items() if key in TrainConfig.__dataclass_fields__
-            }
-            config = TrainConfig.from_parameters(profile, **fields)
+            config = TrainConfig.preset(profile, **given(defaults | parameters, TrainConfig))
             parameters["precision"] = config.precision  # or a worker with another device names its record otherwise
             record = folder / "records" / f"{config.slug}.json"
         log = folder / "logs" / f"{name}.log"
