@@ -38,7 +38,7 @@ class Job(Run):
         needed = [self.notebook]
         if self.notebook.stem == "04_figures":
             needed += (self.executed.parent.parent / "records").glob("*.json")
-        same = json.dumps(about["parameters"]) == json.dumps(self.parameters)
+        same = about["parameters"] == json.loads(json.dumps(self.parameters))
         return same and self.executed.stat().st_mtime >= max(path.stat().st_mtime for path in needed)
 
     def execute(self) -> None:
