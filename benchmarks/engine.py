@@ -22,7 +22,7 @@ def measure(n_workers: int, n_runs: int, config: TrainConfig) -> dict[str, float
     """Wall time of a worker's runs, of which how much was not training, and of the first line on the screen."""
     with tempfile.TemporaryDirectory() as folder:
         configs = {f"seed{seed}": replace(config, seed=seed) for seed in range(n_workers * n_runs)}
-        runs = [replace(run, folder=Path(folder) / run.name) for run in trainings(configs, Path(folder))]
+        runs = [replace(run, log=Path(folder) / run.name / "log.txt") for run in trainings(configs, Path(folder))]
         start = time.perf_counter()
         with Engine(Path(folder), n_workers) as engine:
             failures = [failure for _, failure in engine.run(runs) if failure]

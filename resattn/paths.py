@@ -8,15 +8,8 @@ import os
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-def _root() -> Path:
-    if home := os.environ.get("RESATTN_HOME"):
-        return Path(home).expanduser().resolve()
-    return CHECKOUT if (CHECKOUT / "pyproject.toml").exists() else Path.cwd()
-
-
-ROOT = _root()
+_USUAL = CHECKOUT if (CHECKOUT / "pyproject.toml").exists() else Path.cwd()
+ROOT = Path(os.environ.get("RESATTN_HOME") or _USUAL).expanduser().resolve()
 DATA = ROOT / "data"  # downloads and class-folder trees
 CACHE = ROOT / "cache"  # decoded data sets and attention maps
 RUNS = ROOT / "runs"  # executed notebooks, records, checkpoints and figures of this machine

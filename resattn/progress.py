@@ -1,8 +1,7 @@
-"""One way to show progress: a bar where somebody watches, plain lines where nobody does."""
+"""One way to show progress: a bar where somebody watches, a line now and then where nobody does."""
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -11,26 +10,15 @@ T = TypeVar("T")
 
 def interactive() -> bool:
     """Whether a person watches: a live notebook or a terminal, unless RESATTN_HEADLESS is set (as in every run's process)."""
-    if os.environ.get("RESATTN_HEADLESS"):
-        return False
-    in_notebook = "ipykernel" in sys.modules
-    return in_notebook or sys.stderr.isatty()
+    return not os.environ.get("RESATTN_HEADLESS") and ("ipykernel" in sys.modules or sys.stderr.isatty())
 
 
 def track(steps: Iterable[T], total: int, description: str, every: float = 30.0) -> Iterator[T]:
-    """Yield from ``steps``, showing a bar when interactive, else a line each time ``every`` seconds have passed (infinite: none)."""
-    if interactive():
-        from tqdm.auto import tqdm
+    """Yield from ``steps`` with a bar; where nobody watches it is written first after ``every`` seconds, and as often (infinite: never)."""
+    from tqdm import auto, tqdm
 
-        yield from tqdm(steps, total=total, desc=description, leave=False)
-        return
-    start = said = time.monotonic()
-    for done, step in enumerate(steps, 1):
-        yield step
-        if (now := time.monotonic()) - said > every:
-            said = now
-            left = (now - start) / done * (total - done)
-            print(f"{description}: {done} of {total}, {clock(left)} left", flush=True)
+    show, pace = (auto.tqdm, {}) if interactive() else (tqdm, {"delay": every, "mininterval": every})
+    yield from show(steps, total=total, desc=description, leave=False, **pace)
 
 
 def print_epoch(history: list[dict], n_epochs: int) -> None:

@@ -1,16 +1,20 @@
-"""Bars where someone watches, lines where nobody does."""
+"""A bar where someone watches, a line now and then where nobody does."""
+
+import time
 
 from resattn import progress
 from resattn.progress import track
 
 
-def test_a_bar_where_someone_watches_and_lines_where_nobody_does(monkeypatch, capsys):
-    assert list(track("abc", 3, "epoch 1/2", every=0)) == ["a", "b", "c"]
+def test_a_bar_where_someone_watches_and_a_line_now_and_then_where_nobody_does(monkeypatch, capsys):
+    for every in (float("inf"), 30):
+        assert list(track("abc", 3, "epoch 1/2", every)) == ["a", "b", "c"]
+        assert capsys.readouterr() == ("", "")
+    slow = (time.sleep(0.05) or step for step in "abc")
+    assert list(track(slow, 3, "epoch 1/2", every=0.01)) == ["a", "b", "c"]
     out, err = capsys.readouterr()
-    assert out.splitlines()[0].startswith("epoch 1/2: 1 of 3, ")
-    assert err == ""
-    assert list(track("abc", 3, "epoch 1/2", every=float("inf"))) == ["a", "b", "c"]
-    assert capsys.readouterr() == ("", "")
+    assert out == ""
+    assert "epoch 1/2:  67%" in err
     monkeypatch.setattr(progress, "interactive", lambda: True)
     assert list(track("abc", 3, "epoch 1/2")) == ["a", "b", "c"]
     out, err = capsys.readouterr()

@@ -1,18 +1,11 @@
-"""Settings and networks of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2)."""
+"""Settings of the self-distillation in :mod:`resattn.dino.pretrain` (Sec. 3.1 and 3.2). Imports nothing heavy."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from resattn.attention.tiny import VIT_SHAPE, build_vit
 from resattn.files import digest
 from resattn.settings import check, setting
-
-_HIDDEN, _BOTTLENECK = 256, 64  # widths of the projection head, and of what is compared with the prototypes
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class DinoConfig:
     @property
     def vit(self) -> dict[str, int]:
         """The shape of the ViT, as :func:`resattn.attention.tiny.build_vit` takes it."""
-        return {name: getattr(self, name) for name in VIT_SHAPE}
+        return {name: getattr(self, name) for name in ("image_size", "patch", "dim", "depth", "heads")}
 
     def identity(self) -> dict:
         """What decides the result, as a record stores it: no path and no device."""
@@ -84,24 +77,3 @@ class DinoConfig:
     def slug(self) -> str:
         """A folder name that tells runs apart."""
         return f"{Path(self.dataset).name}-seed{self.seed}-{digest(json.dumps(self.identity()))[:8]}"
-
-
-class Network(nn.Module):
-    """ViT, projection head with batch normalization, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
-
-    Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
-    """
-
-    def __init__(self, config: DinoConfig):
-        super().__init__()
-        self.vit = build_vit(**config.vit)
-        layers = []
-        for width in (config.dim, _HIDDEN):
-            norm = nn.BatchNorm1d(_HIDDEN, track_running_stats=False)
-            layers += [nn.Linear(width, _HIDDEN, bias=False), norm, nn.GELU()]
-        self.head = nn.Sequential(*layers, nn.Linear(_HIDDEN, _BOTTLENECK))
-        self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Logits of the crops."""
-        return F.linear(F.normalize(self.head(self.vit(crops)), dim=1), F.normalize(self.prototypes, dim=1))

@@ -17,14 +17,16 @@ from torch.nn import functional as F
 from resattn import paths
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
-from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD
+from resattn.attention.tiny import PIXEL_MEAN, PIXEL_STD, build_vit
 from resattn.attention.vit import attend, seeded, vit_input
 from resattn.data.datasets import Split, load_dataset, stratified_split
 from resattn.data.shapes import make_shapes
-from resattn.dino.config import DinoConfig, Network
+from resattn.dino.config import DinoConfig
 from resattn.dino.crops import random_crops
 from resattn.files import digest, save_arrays
 from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
+
+_HIDDEN, _BOTTLENECK = 256, 64  # widths of the projection head, and of what is compared with the prototypes
 
 
 def pretrain(config: DinoConfig, *, folder: Path | None = None, on_epoch: Callable[[dict], None] | None = None) -> dict:
@@ -84,6 +86,27 @@ def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
     votes = torch.zeros(len(queries), int(bank_labels.max()) + 1)
     votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
     return float((votes.argmax(1) == labels).float().mean())
+
+
+class Network(nn.Module):
+    """ViT, projection head with batch normalization, and prototypes: images (n, 3, s, s) to cosines (n, K) in [-1, 1].
+
+    Batch statistics are never tracked: a teacher that lags behind its own statistics is a way to collapse.
+    """
+
+    def __init__(self, config: DinoConfig):
+        super().__init__()
+        self.vit = build_vit(**config.vit)
+        layers = []
+        for width in (config.dim, _HIDDEN):
+            norm = nn.BatchNorm1d(_HIDDEN, track_running_stats=False)
+            layers += [nn.Linear(width, _HIDDEN, bias=False), norm, nn.GELU()]
+        self.head = nn.Sequential(*layers, nn.Linear(_HIDDEN, _BOTTLENECK))
+        self.prototypes = nn.Parameter(torch.randn(config.prototypes, _BOTTLENECK))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Logits of the crops."""
+        return F.linear(F.normalize(self.head(self.vit(crops)), dim=1), F.normalize(self.prototypes, dim=1))
 
 
 class Distiller:

@@ -1,8 +1,8 @@
 """Runs what has no record yet on Dask's workers: those of this machine, or of a cluster that is joined.
 
-A run is a picklable object as :class:`Run` describes. Each is executed in a process of its own below its worker, so that a worker answers
-its scheduler whatever the run does, and the process ends when its worker does. Who is killed is replaced: a lost worker's run goes on from
-its checkpoint on another worker, and a killed command goes on when it is called again.
+Each run is executed in a process of its own below its worker, so that a worker answers its scheduler whatever the run does, and the process
+ends when its worker does. Who is killed is replaced: a lost worker's run goes on from its checkpoint on another worker, and a killed command
+goes on when it is called again.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from resattn import paths
 from resattn.config import TrainConfig
@@ -28,76 +28,54 @@ _POLL = 0.1  # seconds between two looks at a run's process or record
 _PATIENCE = 60.0  # seconds in which a record must show that was written on another machine: network file systems remember what was not there
 
 
-class Run(Protocol):
-    """What the engine runs. ``name`` tells the runs of one folder apart; of two stages the lower one ends before the other begins."""
+@dataclass(frozen=True)
+class Run:
+    """What the engine runs: the training of one network, unless a subclass does other work.
+
+    Attributes:
+        name: tells the runs of one folder apart.
+        config: the network; None where none is trained.
+        record: the file that is there, whole, once all went well.
+        log: the file for all that the run prints; a training's checkpoint and weights lie beside it.
+        stage: the runs of a lower stage end before those of a higher one begin.
+    """
 
     name: str
-    stage: int
-
-    @property
-    def log(self) -> Path:
-        """Where all that the run prints goes."""
+    config: TrainConfig | None
+    record: Path
+    log: Path
+    stage: int = 0
 
     def finished(self) -> bool:
-        """Whether its record is there, whole."""
+        """Whether the record is there, is that of this configuration, and has its result and all epochs."""
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            complete = len(record["metrics"]["epochs"]) == self.config.epochs and record["metrics"]["test_acc"] >= 0
+            return complete and record["config"] == self.config.identity()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def execute(self) -> None:
         """Do the work and write the record; an exception is a failure."""
-
-    def result(self) -> str:
-        """In a few words what came out, for the line that reports its end."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The training of one network, with its record in ``records`` and its checkpoint and weights in ``folder``."""
-
-    name: str
-    config: TrainConfig
-    records: Path
-    folder: Path
-    stage: int = 0
-
-    @property
-    def record(self) -> Path:
-        return self.records / f"{self.config.slug}.json"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    def finished(self) -> bool:
-        return is_record(self.record)
-
-    def execute(self) -> None:
         from resattn.training import trainer  # here, so that planning needs no torch
 
-        trainer.train(self.config, folder=self.folder, records=self.records)
+        trainer.train(self.config, folder=self.log.parent, records=self.record.parent)
 
     def result(self) -> str:
-        return accuracy(self.record)
+        """In a few words what came out."""
+        return f"test accuracy {100 * json.loads(self.record.read_text(encoding='utf-8'))['metrics']['test_acc']:.2f} %"
 
 
-def trainings(configs: dict[str, TrainConfig], records: Path) -> list[Training]:
+def trainings(configs: dict[str, TrainConfig], records: Path) -> list[Run]:
     """The runs for configurations by name; records are written to ``records``."""
-    folder = paths.RUNS / "training"
-    return [Training(name, config, records.resolve(), folder / config.slug) for name, config in configs.items()]
+    records, folder = records.resolve(), paths.RUNS / "training"
+    return [
+        Run(name, config, records / f"{config.slug}.json", folder / config.slug / "log.txt")
+        for name, config in configs.items()
+    ]
 
 
-def is_record(path: Path) -> bool:
-    """Whether the file is the whole record of a training."""
-    try:
-        return "metrics" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
-def accuracy(record: Path) -> str:
-    """A record's test accuracy in words."""
-    return f"test accuracy {100 * json.loads(record.read_text(encoding='utf-8'))['metrics']['test_acc']:.2f} %"
-
-
-class Engine:
+class Engine(contextlib.ExitStack):
     """Workers for the runs of one folder, which no other command may use meanwhile; a context manager.
 
     Args:
@@ -112,8 +90,8 @@ class Engine:
     """
 
     def __init__(self, folder: Path, jobs: int | None = None, scheduler: str | None = None):
+        super().__init__()
         self.folder, self.jobs, self.scheduler = folder, jobs, scheduler
-        self._opened = contextlib.ExitStack()
         self._client: Any = None
 
     def __enter__(self) -> "Engine":
@@ -121,16 +99,13 @@ class Engine:
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._opened.enter_context(filelock.FileLock(self.folder / ".lock", timeout=0))
+            self.enter_context(filelock.FileLock(self.folder / ".lock", timeout=0))
         except filelock.Timeout as error:
             raise OSError(f"another command is already running in {self.folder}; wait for it or stop it") from error
         except OSError as error:
             reason = f"cannot write in {self.folder} ({error.strerror})"
             raise OSError(f"{reason}; set RESATTN_HOME to a folder that can be written") from error
         return self
-
-    def __exit__(self, *error: object) -> None:
-        self._opened.close()
 
     def run(self, runs: Iterable[Run]) -> Iterator[tuple[Run, str | None]]:
         """Execute what is not finished, stage by stage, and print a line as each ends.
@@ -142,41 +117,28 @@ class Engine:
 
         runs = list(runs)
         todo = [run for run in runs if not run.finished()]
-        start, n_done = time.monotonic(), len(runs) - len(todo)
-        if n_done:
+        if n_done := len(runs) - len(todo):
             print(f"{n_done} of {len(runs)} finished earlier, skipped", flush=True)
             yield from ((run, None) for run in runs if run not in todo)
+        stages = [[run for run in todo if run.stage == stage] for stage in sorted({run.stage for run in todo})]
+        ended = (each for stage in stages for each in self._execute(stage, max(map(len, stages))))
         with tqdm(total=len(runs), initial=n_done, unit="run", leave=False, disable=not interactive()) as bar:
-            stages = [[run for run in todo if run.stage == stage] for stage in sorted({run.stage for run in todo})]
-            largest = max(map(len, stages), default=0)
-            for stage in stages:
-                for run, seconds, failure in self._execute(stage, largest):
-                    late = time.monotonic() + _PATIENCE
-                    while not failure and not run.finished():
-                        failure = "its record did not appear" if time.monotonic() > late else None
-                        time.sleep(_POLL)
-                    n_done += 1
-                    bar.update()
-                    how = f"FAILED: {failure}" if failure else run.result()
-                    rate = (time.monotonic() - start) / (n_done - len(runs) + len(todo))
-                    left = f", {clock(rate * (len(runs) - n_done))} left" if n_done < len(runs) else ""
-                    took = "" if seconds is None else f"  ({clock(seconds)}{left})"
-                    bar.write(f"[{n_done}/{len(runs)}] {run.name}: {how}{took}")
-                    sys.stdout.flush()
-                    yield run, failure
+            for run, seconds, failure in ended:
+                late = time.monotonic() + _PATIENCE
+                while not failure and not run.finished():
+                    failure = "its record did not appear" if time.monotonic() > late else None
+                    time.sleep(_POLL)
+                n_done += 1
+                bar.update()
+                how = f"FAILED: {failure}" if failure else f"{run.result()}  ({clock(seconds)})"
+                bar.write(f"[{n_done}/{len(runs)}] {run.name}: {how}")
+                sys.stdout.flush()
+                yield run, failure
 
-    def _execute(self, runs: list[Run], n_workers: int) -> Iterator[tuple[Run, float | None, str | None]]:
+    def _execute(self, runs: list[Run], n_workers: int) -> Iterator[tuple[Run, float, str | None]]:
         """(run, its seconds, what went wrong) in the order in which they end, on as many workers at most."""
         if self.jobs == 0:
-            for run in runs:
-                start = time.monotonic()
-                failure = None
-                try:
-                    run.execute()
-                except Exception as error:  # whatever one run raises, the others may still be well
-                    traceback.print_exc()
-                    failure = f"{type(error).__name__}: {error}"
-                yield run, time.monotonic() - start, failure
+            yield from map(_execute_here, runs)
             return
         from distributed import as_completed
 
@@ -189,9 +151,11 @@ class Engine:
             client.submit(_work, run, settings, devices, key=("run", str(self.folder), run.name)): run for run in runs
         }
         for future in as_completed(futures, raise_errors=False):
-            failed = future.status != "finished"
-            error = future.exception() if future.status == "error" else "the scheduler was lost"
-            yield futures[future], None if failed else future.result(), " ".join(str(error).split()) if failed else None
+            if future.status == "finished":
+                yield futures[future], future.result(), None
+            else:
+                error = future.exception() if future.status == "error" else "the scheduler was lost"
+                yield futures[future], 0.0, " ".join(str(error).split())
 
     def _connect(self, n_workers: int) -> Any:
         """A client of the joined cluster, or of one on this machine with as many workers at most."""
@@ -200,7 +164,7 @@ class Engine:
         watched = importlib.util.find_spec("bokeh") is not None
         if self.scheduler:
             given = "address" if ":" in self.scheduler else "scheduler_file"  # a file may still be on its way
-            client = self._opened.enter_context(Client(**{given: self.scheduler}))
+            client = self.enter_context(Client(**{given: self.scheduler}))
         else:
             most = self.jobs or default_jobs()
             # By the jobs asked for, not the runs that are left: another number of threads rounds differently.
@@ -213,7 +177,7 @@ class Engine:
                 env=dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads),
                 silence_logs="CRITICAL",
             )
-            client = self._opened.enter_context(Client(self._opened.enter_context(cluster)))
+            client = self.enter_context(Client(self.enter_context(cluster)))
         if watched:
             print(f"dashboard: {client.dashboard_link}", flush=True)
         return client
@@ -229,10 +193,20 @@ def visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [device for device in given.split(",") if device not in ("", "-1")]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-        return [str(i) for i, line in enumerate(line for line in answer.stdout.splitlines() if line.startswith("GPU"))]
-    return []
+    lines = subprocess.getoutput(
+        "nvidia-smi -L"
+    ).splitlines()  # one a GPU; else says that there is none, or no such command
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in lines))]
+
+
+def _execute_here(run: Run) -> tuple[Run, float, str | None]:
+    start, failure = time.monotonic(), None
+    try:
+        run.execute()
+    except Exception as error:  # whatever one run raises, the others may still be well
+        traceback.print_exc()
+        failure = f"{type(error).__name__}: {error}"
+    return run, time.monotonic() - start, failure
 
 
 def _work(run: Run, settings: dict[str, str], devices: list[str]) -> float:

@@ -1,125 +1,133 @@
-"""The verb ``run``: the notebooks of a profile, which run_all.sh calls, or a list of trainings without notebooks."""
+"""Which notebooks make up the paper, in which order and with which parameters."""
 
+import ast
+import functools
+import json
 import os
-import shutil
-import subprocess
-import warnings
-from collections.abc import Callable
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resattn import paths
 from resattn.config import TrainConfig
-from resattn.experiments.engine import Engine, Run, Training, default_jobs, trainings
-from resattn.experiments.jobs import SEEDS, core_seconds, list_jobs, seconds_on, select
-from resattn.experiments.protocols import list_runs
-from resattn.progress import clock
+from resattn.experiments.engine import Run
+from resattn.experiments.protocols import TABLE3
+from resattn.files import file_name
+from resattn.settings import given
 
-LISTS = {"controls": "shapes", "short": "cifar10"}  # and their data sets
-_LONG = 24 * 3600  # seconds on the CPU that nobody starts without saying so
-
-
-def main(options: dict[str, Any], report: Callable[[Path], bool]) -> int:
-    """Run a profile, then ``report`` on its folder; the exit status is 0 if every run and the report ended well, else 1."""
-    if options["cpu"]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    cuda, found = find_cuda()
-    profile = options["profile"] or ("paper" if cuda else "demo")
-    if not options["profile"]:
-        print(f"Profile {profile}: {found} (--profile chooses another).")
-    elif found.startswith("nvidia-smi"):
-        print(f"On the CPU: {found}.")
-    root, changes = options["data"] and str(options["data"]), dict(options["set"])
-    if profile in LISTS:
-        runs = _list_trainings(profile, options, changes | ({"root": root} if root else {}))
-        folder = runs[0].records
-    else:
-        jobs = list_jobs(profile, options["dataset"], options["seeds"] or SEEDS[profile], root, changes)
-        runs = select({job.name: job for job in jobs}, options["only"])
-        folder = runs[0].folder
-    todo = [run for run in runs if not run.finished()]
-    n_workers = min(options["jobs"] or default_jobs(), max(1, len(todo)))
-    seconds = 0.0 if cuda else seconds_on(n_workers, todo)
-    if options["dry_run"]:
-        for run in runs:
-            cost = "to do" if cuda else f"about {clock(core_seconds(run))} on one core"
-            print(f"{run.name:40s} {cost if run in todo else 'finished'}")
-        whole = "not measured yet on a GPU" if cuda else f"about {clock(seconds)}"
-        print(f"{len(runs)} runs, {len(runs) - len(todo)} finished; the rest on {n_workers} workers: {whole}.")
-        return 0
-    if seconds > _LONG and not options["cpu"] and not options["scheduler"]:
-        raise ValueError(
-            f"{found}, and on the CPU this takes about {clock(seconds)} on {n_workers} workers; --cpu runs it all the same, "
-            "--profile demo takes minutes"
-        )
-    with Engine(folder, options["jobs"], options["scheduler"]) as engine:
-        _fetch_weights(runs)
-        if options["fresh"]:
-            for path in folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-        failed = [run for run, failure in engine.run(runs) if failure]
-    print(f"\n{len(runs) - len(failed)} of {len(runs)} runs done.")
-    for run in failed:
-        print(f"FAILED {run.name}; its log: {run.log}")
-    reported = profile in LISTS or report(folder)
-    return 0 if reported and not failed else 1
+DATASETS = {"demo": ["shapes"], "reduced": ["cifar10"], "paper": ["cifar10", "cifar100"]}
 
 
-def _list_trainings(profile: str, options: dict[str, Any], settings: dict[str, Any]) -> list[Training]:
-    """The chosen runs of a list that needs no notebooks."""
-    dataset, seeds = options["dataset"] or LISTS[profile], options["seeds"] or 3
-    known = TrainConfig.__dataclass_fields__
-    if unknown := set(settings) - {*known, "dino"}:
-        raise ValueError(f"--set {min(unknown)}: no such setting; there are {', '.join(known)}")
-    if options["fresh"]:
-        raise ValueError("--fresh is for profiles with notebooks; give another folder with --out")
-    part, preset = ("controls", None) if profile == "controls" else ("table3", profile)
-    configs = list_runs(dataset, seeds, part=part, preset=preset, **settings)
-    records = options["out"] or paths.RUNS / profile / "records"
-    return select({run.name: run for run in trainings(configs, records)}, options["only"])
+@dataclass(frozen=True, kw_only=True)
+class Job(Run):
+    """One notebook with its parameters. The record is that of its training, else its executed copy."""
 
+    notebook: Path
+    parameters: dict[str, Any]
+    executed: Path
 
-def _fetch_weights(runs: list[Run]) -> None:
-    """Fetch what the runs' ViTs need once, before each run tries to; an error says in one line what can be done instead."""
-    configs = [run.config for run in runs if run.config and run.config.uses_maps and not run.finished()]
-    if any((config.source, config.weights) == ("dino", "pretrained") for config in configs):
-        from resattn.attention.vit import DINO_MODEL, load_vit
-
-        print(f"Looking for the weights of {DINO_MODEL} (343 MB, kept once they are fetched)", flush=True)
+    def finished(self) -> bool:
+        """A training by its record; another by its executed copy, unless notebook, parameters or, for the figures, records changed since."""
+        if self.config:
+            return super().finished()
         try:
-            load_vit()
-        except ConnectionError as error:
-            cause = type(error.__cause__ or error).__name__
-            raise ValueError(
-                f"the weights of {DINO_MODEL} are not here and cannot be fetched ({cause}); name a checkpoint file with "
-                "--set weights=PATH, or take maps that need none with --set source=saliency --set vit=dino-tiny"
-            ) from error
-    if any(config.source.startswith("vit-s14") for config in configs):
-        from resattn.attention.vit_s14 import load_vit_s14
+            about = json.loads(self.executed.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        except (OSError, ValueError, KeyError):
+            return False
+        needed = [self.notebook]
+        if self.notebook.stem == "04_figures":
+            needed += (self.executed.parent.parent / "records").glob("*.json")
+        same = about["parameters"] == json.loads(json.dumps(self.parameters))
+        return same and self.executed.stat().st_mtime >= max(path.stat().st_mtime for path in needed)
 
-        load_vit_s14()
+    def execute(self) -> None:
+        """Run the notebook in a kernel; the executed copy appears when all went well."""
+        import papermill
+
+        partial = self.executed.with_suffix(".partial.ipynb")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        options = {"kernel_name": "python3", "cwd": str(paths.ROOT), "progress_bar": False}
+        options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
+        for further_tries in (2, 1, 0):
+            try:
+                papermill.execute_notebook(self.notebook, partial, self.parameters, **options)
+                break
+            except RuntimeError as error:  # kernels that start at the same moment can pick the same port
+                if not further_tries or "before replying to kernel_info" not in str(error):
+                    raise
+        os.replace(partial, self.executed)
+
+    def result(self) -> str:
+        return super().result() if self.config else "done"
 
 
-def find_cuda() -> tuple[bool, str]:
-    """Whether torch can use a CUDA GPU, and what was found, in words. Torch is slow to import: it is asked only where there is a GPU."""
-    none = False, "no CUDA GPU here"
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
-        return none
-    try:
-        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return none
-    if answer.returncode or "GPU" not in answer.stdout:
-        return none
-    import torch
+def list_jobs(
+    profile: str, dataset: str | None, seeds: int | None, root: str | None, changes: dict[str, Any]
+) -> list[Job]:
+    """All jobs of a profile in the order they run; where changes make several the same one, only the first.
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            return True, "a CUDA GPU is present"
-    if torch.version.cuda is None:
-        reason = "it was built without CUDA"
-    else:
-        reason = str(said[-1].message).split(". ")[0] if said else "its driver does not answer, or the GPU is hidden"
-    return False, f"nvidia-smi lists a GPU, but torch {torch.__version__} cannot use it ({' '.join(reason.split())})"
+    Args:
+        profile: "demo", "reduced" or "paper".
+        dataset: only this one instead of the profile's own.
+        seeds: how many, from 0; None means 2 for the demo, else 3.
+        root: where data sets live; None means ``data/``.
+        changes: parameters to set in every notebook that has them, by name. A relative path of weights is made absolute.
+
+    Raises:
+        ValueError: a parameter does not exist, or a value is not allowed.
+    """
+    notebooks = {path: notebook_parameters(path) for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))}
+    folder = paths.RUNS / profile
+    places = {"records": folder / "records", "figures": folder / "figures", "controls": paths.RESULTS}
+    where = {name: os.path.relpath(path, paths.ROOT) for name, path in places.items()}
+    check_names(changes, {name for parameters in notebooks.values() for name in parameters} - {"preset", *where})
+    if (weights := changes.get("weights") or "pretrained") not in ("pretrained", "random"):
+        file = Path(weights).expanduser().resolve()
+        if not file.is_file():
+            raise ValueError(f"--set weights: must be 'pretrained', 'random' or a checkpoint file, got {weights!r}")
+        changes = changes | {"weights": str(file)}
+    jobs: dict[Path, Job] = {}
+
+    def add(number: str, *words: str, stage: int, **own: Any) -> None:
+        (notebook,) = (path for path in notebooks if path.stem.startswith(number))
+        defaults, wanted = notebooks[notebook], {"preset": profile, "root": root} | where | own | changes
+        parameters = {key: value for key, value in wanted.items() if key in defaults}
+        name = "-".join([number, *words])
+        record = executed = folder / "notebooks" / f"{name}.ipynb"
+        config = None
+        if number == "03":
+            config = TrainConfig.preset(profile, **given(defaults | parameters, TrainConfig))
+            parameters["precision"] = config.precision  # or a worker with another device names its record otherwise
+            record = folder / "records" / f"{config.slug}.json"
+        log = folder / "logs" / f"{name}.log"
+        about = {"notebook": notebook, "parameters": parameters, "executed": executed}
+        jobs.setdefault(record, Job(name, config, record, log, stage, **about))
+
+    datasets = {name: file_name(Path(name).name) for name in ([dataset] if dataset else DATASETS[profile])}
+    for name, word in datasets.items():
+        add("01", word, stage=0, dataset=name)
+    add("02", stage=0)
+    for seed in range(seeds or (2 if profile == "demo" else 3)):
+        for name, word in datasets.items():
+            for network in TABLE3:
+                if profile != "reduced" or network.a != 0.5:
+                    label = f"{network.form}-a{network.a:g}" if network.form else network.model
+                    add("03", word, label, f"seed{seed}", stage=1, dataset=name, seed=seed, **network.settings())
+    for number in ("04", "05", "06"):
+        add(number, stage=2)
+    return list(jobs.values())
+
+
+@functools.cache
+def notebook_parameters(path: Path) -> dict[str, Any]:
+    """Names and defaults in a notebook's ``parameters`` cell, which holds literals only."""
+    import papermill
+
+    return {name: ast.literal_eval(about["default"]) for name, about in papermill.inspect_notebook(str(path)).items()}
+
+
+def check_names(changes: dict[str, Any], known: set[str]) -> None:
+    """ValueError for a change of a setting that does not exist, or that the profile fills in."""
+    if unknown := changes.keys() - known:
+        raise ValueError(f"--set {min(unknown)}: no such setting; there are {', '.join(sorted(known))}")

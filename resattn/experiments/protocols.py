@@ -8,20 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resattn.config import (
-    ATTENTION_MODULES,
-    CLS_SOURCES,
-    DEMO,
-    DEPTHS,
-    FORMS,
-    LEARNED,
-    PRESETS,
-    SHORT,
-    TIMM_MODELS,
-    WIDTHS,
-    TrainConfig,
-)  # fmt: skip
+from resattn.config import ATTENTION_MODULES, CLS_SOURCES, DEPTHS, FORMS, LEARNED, PRESETS, WIDTHS, TrainConfig
 from resattn.files import file_digest
+from resattn.settings import check_choice
 
 # Table 3 of the paper: top-1 test accuracy in percent for mask strength a. It gives one number a cell, and no variance.
 PAPER_TABLE3 = {
@@ -29,7 +18,7 @@ PAPER_TABLE3 = {
     "cifar100": {0.0: 41.1, 0.5: 42.9, 1.0: 43.4},
 }
 # The controls' protocol without a preset: for ``shapes`` the demo's, a little longer; for all others "short".
-SHAPES_CONTROLS = DEMO | {"epochs": 6, "source": "saliency"}
+_SHAPES_CONTROLS = PRESETS["demo"] | {"epochs": 6, "source": "saliency"}
 # A ResNet8 with as many parameters as the printed and gated form at a > 0, and one with as many multiply-adds; and one with as many of
 # both as the residual form, which has another block: cost.matched_widths finds them.
 SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL = (18, 36, 71), (21, 42, 83), (22, 45, 90)
@@ -72,19 +61,15 @@ class Network:
     @property
     def maps(self) -> str:
         """The maps, for people: "saliency", "shuffled vit-s14", "dino-tiny-4heads all heads"; "" where none is looked at."""
-        source, weights = self.source or "", self.weights or "pretrained"
-        if weights != "pretrained":
-            source = (
-                weights if weights.startswith(source) else f"{source} {weights[:8] if len(weights) == 16 else weights}"
-            )
-        heads = (
-            ""
-            if self.heads in (None, "mean")
-            else f"head {self.heads}"
-            if isinstance(self.heads, int)
-            else f"{self.heads} heads"
-        )
-        return " ".join(part for part in (source, "" if self.base == "saliency" else self.base, heads) if part)
+        parts = [self.source]
+        if self.weights and self.weights.startswith(self.source):
+            parts = [self.weights]  # "dino-tiny-4heads"
+        elif self.weights not in (None, "pretrained"):
+            parts.append(self.weights[:8] if len(self.weights) == 16 else self.weights)  # of a digest
+        parts.append(None if self.base == "saliency" else self.base)
+        if self.heads not in (None, "mean"):
+            parts.append(f"head {self.heads}" if isinstance(self.heads, int) else f"{self.heads} heads")
+        return " ".join(filter(None, parts))
 
     @property
     def name(self) -> str:
@@ -94,16 +79,15 @@ class Network:
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def order(self) -> tuple:
-        """Sorts networks as Table 3 has them: the baseline, each form by rising a, then the controls."""
-        forms = (None, *FORMS, "scaled", "unmasked")
-        return (
-            self.model not in ("resnet8", "resattn"), self.depths, self.widths != WIDTHS, forms.index(self.form), self.a or 0.0, self.name
-        )  # fmt: skip
-
     def __lt__(self, other: "Network") -> bool:
-        return self.order < other.order
+        """Sorts as Table 3 has them: the baseline, each form by rising a, then the controls."""
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple:
+        control = self.model not in ("resnet8", "resattn")
+        form = (None, *FORMS, "scaled", "unmasked").index(self.form)
+        return control, self.depths, self.widths != WIDTHS, form, self.a or 0.0, self.name
 
     @property
     def bare(self) -> "Network":
@@ -118,9 +102,9 @@ class Network:
 
 
 def network(model: str = "resattn", **settings: Any) -> Network:
-    """The network with these settings, given as :class:`TrainConfig` takes them or as a record's "config" has them."""
+    """The network with these settings, given as a record's "config" has them."""
     shape = {"widths": tuple(settings.get("widths") or WIDTHS), "depths": tuple(settings.get("depths") or DEPTHS[8])}
-    if model not in ("resattn", *TIMM_MODELS):
+    if settings.get("form") is None:
         return Network(model, **shape)
     a, source = settings["a"], settings.get("source") if settings["a"] else None
     about: dict[str, Any] = {"base": settings.get("base") or "saliency"} if source == "shuffled" else {}
@@ -154,10 +138,7 @@ QUESTIONS = {
     "heads": "All heads as channels instead of their mean?",
     "learned": "Is a map learned with the network better?",
 }
-_PARTS = {
-    "table3": ("accuracy", "standard", "convergence"),
-    "controls": ("content", "oracle", "parts", "modules", "size", "heads", "learned"),
-}
+_OF_TABLE3 = ("accuracy", "standard", "convergence")  # the others need the controls
 
 
 class Comparison(NamedTuple):
@@ -179,82 +160,68 @@ class Comparison(NamedTuple):
     better: int = 1
 
 
-def _masked(form: str, source: str, **more: Any) -> Network:
-    return network(form=form, a=1.0, source=source, **more)
+def _rows(question: str, pairs: list[tuple], place: str = "", forms: tuple[str, ...] = FORMS) -> list[Comparison]:
+    """A row for each pair and form. A side is a network, or the maps (source or more settings) of one that has the form and a = 1."""
+
+    def side(given: Network | str | dict, form: str) -> Network:
+        if isinstance(given, Network):
+            return given
+        return network(form=form, a=1.0, **({"source": given} if isinstance(given, str) else given))
+
+    return [Comparison(question, side(one, f), side(other, f), {}, place) for one, other in pairs for f in forms]
 
 
-def _gain(a: float) -> dict[str, float]:
-    return {dataset: round(paper[a] - paper[0.0], 1) for dataset, paper in PAPER_TABLE3.items()}
-
-
-def _against(form: str) -> tuple[Network, ...]:
-    """What a = 0 is for the text, and for the printed equation."""
-    return (PRINTED0, RESNET8) if form == "printed" else (RESNET8,)
-
-
+_GAINS = {a: {dataset: round(paper[a] - paper[0.0], 1) for dataset, paper in PAPER_TABLE3.items()} for a in (0.5, 1.0)}
+# What a = 0 is for the text, and for the printed equation.
+_AGAINST = {"printed": (PRINTED0, RESNET8), "gated": (RESNET8,), "residual": (RESNET8,)}
+_PAIRS = [(source, form, other) for source in TABLE3_SOURCES for form in FORMS for other in _AGAINST[form]]
 _SCALED, _UNMASKED = (network(form=form, a=1.0) for form in ("scaled", "unmasked"))
 _WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL)]
 _MODULES = [network(f"resnet8-{name}") for name in ATTENTION_MODULES]
-_CONTENT = [  # one's maps, the other's, and whose maps "shuffled" are
-    *((own, other, own) for own in ("saliency", "vit-s14") for other in ("shuffled", "uniform", "center")),
-    *(("vit-s14-saliency", other, "vit-s14") for other in ("shuffled", "uniform", "center")),
-    ("dino-tiny", "uniform", ""),
-    ("dino", "uniform", ""),
+_OWN = ("saliency", "vit-s14")
+_CONTENT = [
+    (
+        own,
+        {"source": other, "base": own.removesuffix("-saliency")},
+    )  # the decoder's maps have the ViT's as their control
+    for own in (*_OWN, "vit-s14-saliency")
+    for other in ("shuffled", "uniform", "center")
 ]
 _ORACLE = [("oracle", "uniform"), ("oracle", "saliency"), ("box", "uniform"), ("square", "uniform")]
-_ORACLE += [("oracle", "box"), ("box", "square")]
-_OWN = [(form, own) for own in ("saliency", "vit-s14") for form in FORMS]
+_ORACLE += [("oracle", "box"), ("box", "square"), ("oracle", RESNET8), ("box", RESNET8), ("square", RESNET8)]
+_HEADS = [{"source": "dino-tiny", "weights": FOUR_HEADS}, {"source": "dino"}]
+_LEARNED, _FROM_RANDOM = ({"source": LEARNED, "weights": start} for start in ("dino-tiny", "random"))
 
 COMPARISONS = [
     *(
-        Comparison("accuracy", network(form=form, a=a, source=source), base, _gain(a), "Table 3")
-        for source in TABLE3_SOURCES
-        for form in FORMS
-        for base in _against(form)
-        for a in (0.5, 1.0)
+        Comparison("accuracy", network(form=form, a=a, source=source), other, _GAINS[a], "Table 3")
+        for source, form, other in _PAIRS
+        for a in _GAINS
     ),
     Comparison("standard", PRINTED0, RESNET8, dict.fromkeys(PAPER_TABLE3, 0.0), "Sec. 3.5", better=0),
     *(
-        Comparison("convergence", _masked(form, source), base, {}, "Sec. 5.3", "epochs", -1)
-        for source in TABLE3_SOURCES
-        for form in FORMS
-        for base in _against(form)
+        Comparison("convergence", network(form=form, a=1.0, source=source), other, {}, "Sec. 5.3", "epochs", -1)
+        for source, form, other in _PAIRS
     ),
-    *(
-        Comparison("content", _masked(form, one), _masked(form, other, base=base), {}, "Sec. 3, 6")
-        for one, other, base in _CONTENT
-        for form in FORMS
-    ),
-    *(Comparison("oracle", _masked(form, one), _masked(form, other)) for one, other in _ORACLE for form in FORMS),
-    *(Comparison("oracle", _masked(form, one), RESNET8) for one in ("oracle", "box", "square") for form in FORMS),
-    Comparison("parts", _SCALED, PRINTED0),
-    Comparison("parts", _UNMASKED, PRINTED0),
-    Comparison("parts", _masked("printed", "uniform"), _UNMASKED),
-    *(Comparison("parts", _masked("printed", own), _UNMASKED, {}, "Sec. 5.3") for own in ("saliency", "vit-s14")),
+    *_rows("content", [*_CONTENT, ("dino-tiny", "uniform"), ("dino", "uniform")], "Sec. 3, 6"),
+    *_rows("oracle", _ORACLE),
+    *_rows("parts", [(_SCALED, PRINTED0), (_UNMASKED, PRINTED0), ("uniform", _UNMASKED)], "", ("printed",)),
+    *_rows("parts", [(own, _UNMASKED) for own in _OWN], "Sec. 5.3", ("printed",)),
     *(Comparison("size", wider, RESNET8) for wider in _WIDER),
-    *(
-        Comparison("size", _masked(form, own), wider)
-        for wider in _WIDER
-        for form, own in _OWN
-        if (form == "residual") == (wider.widths == SAME_AS_RESIDUAL)
-    ),
+    *_rows("size", [(own, wider) for wider in _WIDER[:2] for own in _OWN], "", ("printed", "gated")),
+    *_rows("size", [(own, _WIDER[2]) for own in _OWN], "", ("residual",)),
     *(Comparison("modules", module, RESNET8) for module in _MODULES),
-    *(Comparison("modules", _masked(*own), _MODULES[-1]) for own in _OWN),
-    *(
-        Comparison("heads", _masked(form, vit, weights=file, heads="all"), _masked(form, vit, weights=file), {}, "Sec. 5.2")
-        for vit, file in (("dino-tiny", FOUR_HEADS), ("dino", "pretrained"))
-        for form in FORMS
-    ),
-    *(
-        Comparison("learned", _masked("gated", LEARNED, weights=start), other, {}, "Sec. 6" if other.source == "dino-tiny" else "")
-        for start in ("dino-tiny", "random")
-        for other in (_masked("gated", "dino-tiny"), _masked("gated", "saliency"), _masked("gated", "uniform"))
-    ),
-]  # fmt: skip
+    *_rows("modules", [(own, _MODULES[-1]) for own in _OWN]),
+    *_rows("heads", [(maps | {"heads": "all"}, maps) for maps in _HEADS], "Sec. 5.2"),
+    *_rows("learned", [(_LEARNED, "dino-tiny")], "Sec. 6", ("gated",)),
+    *_rows("learned", [(_LEARNED, other) for other in ("saliency", "uniform")], "", ("gated",)),
+    *_rows("learned", [(_FROM_RANDOM, "dino-tiny")], "Sec. 6", ("gated",)),
+    *_rows("learned", [(_FROM_RANDOM, other) for other in ("saliency", "uniform")], "", ("gated",)),
+]
 
 
 def list_runs(
-    dataset: str, seeds: int, *, part: str = "controls", preset: str | None = None, dino: bool = False, **settings: Any
+    dataset: str, seeds: int, *, part: str = "controls", preset: str | None = None, **settings: Any
 ) -> dict[str, TrainConfig]:
     """All runs on a data set by name ("content/shapes-resnet8-seed0-..."): question by question, and in each seed by seed.
 
@@ -263,25 +230,23 @@ def list_runs(
         seeds: how many, from 0.
         part: "table3" (its networks, all with the protocol's maps) or "controls".
         preset: the protocol, one of ``PRESETS``; None means "short", and for ``shapes`` the demo's with 6 epochs and ``saliency``.
-        dino: also the networks that look at maps of the published ViT-B/8.
         settings: changes to the protocol, for all networks.
     """
-    if part not in _PARTS:
-        raise ValueError(f"part must be one of {', '.join(_PARTS)}; got {part!r}")
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, or None; got {preset!r}")
-    protocol = PRESETS[preset] if preset else SHAPES_CONTROLS if dataset == "shapes" else SHORT
+    check_choice("part", part, ("table3", "controls"))
+    check_choice("preset", preset or "short", PRESETS)
+    protocol = _SHAPES_CONTROLS if dataset == "shapes" and not preset else PRESETS[preset or "short"]
     protocol = protocol | {"dataset": dataset} | settings
-    own = protocol["source"]
-    networks = {RESNET8: _PARTS[part][0], PRINTED0: _PARTS[part][0]}
-    for row in COMPARISONS:
-        fits = part == "controls" or own == row.one.source
-        for each in (row.one, row.other):
-            if fits and row.question in _PARTS[part] and _can_run(each, Path(dataset).name, own, dino):
-                networks.setdefault(each, row.question)
+    if part == "table3":
+        networks = dict.fromkeys(TABLE3, "accuracy")
+    else:
+        networks = {RESNET8: "content", PRINTED0: "content"}
+        for row in COMPARISONS:
+            for each in (row.one, row.other):
+                if row.question not in _OF_TABLE3 and _can_run(each, Path(dataset).name, protocol["source"]):
+                    networks.setdefault(each, row.question)
     return {
         f"{question}/{config.slug}": config
-        for question in _PARTS[part]
+        for question in QUESTIONS
         for seed in range(seeds)
         for config in (
             TrainConfig(**protocol | each.settings(), seed=seed) for each, of in networks.items() if of == question
@@ -289,10 +254,8 @@ def list_runs(
     }
 
 
-def _can_run(each: Network, dataset: str, own: str, dino: bool) -> bool:
+def _can_run(each: Network, dataset: str, own: str) -> bool:
     """Whether maps can be made for the data set, and belong to the protocol's own ones."""
     if each.source in ("oracle", "box", "square", "dino-tiny"):  # true masks, and a ViT that saw nothing else
         return dataset == "shapes"
-    if each.source == "dino":
-        return dino or own == "dino"
     return each.source in (None, "uniform", "center", LEARNED) or (each.base or each.source).startswith(own)

@@ -4,24 +4,22 @@ Scored by validation accuracy; no trial sees the test split. The trials run on t
 and start a search as you like. Also ``python -m resattn search``.
 """
 
-import dataclasses
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resattn.config import PAPER, TrainConfig
-from resattn.experiments.engine import Engine
+from resattn.experiments.engine import Engine, Run
 from resattn.files import digest, write_json
 from resattn.settings import check, setting
 
 _STAGES = ("random", "paper", "grid", "confirm")
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One choice of learning rate and weight decay, the seed it is trained with, and the stage of the search that wants it."""
 
     stage: str
@@ -46,7 +44,7 @@ class SearchPlan:
         span: the grid's extent as a share of each range, on the logarithmic scale.
         confirm: train the best point and the paper's again with so many further seeds, from the config's seed + 1 on: the best
             of many is partly luck.
-        lr, weight_decay: ranges (low, high) of the random points.
+        lr_range, weight_decay_range: (low, high) of the random points.
 
     Raises:
         ValueError: an argument is not as described.
@@ -57,15 +55,11 @@ class SearchPlan:
     grid: tuple[int, int] = setting((5, 5), low=1)
     span: float = setting(0.25, above=0, high=1)
     confirm: int = setting(3, low=0)
-    lr: tuple[float, float] = setting((1e-4, 1.0), above=0)
-    weight_decay: tuple[float, float] = setting((1e-5, 1.0), above=0)
+    lr_range: tuple[float, float] = setting((1e-4, 1.0), above=0)
+    weight_decay_range: tuple[float, float] = setting((1e-5, 1.0), above=0)
 
     def __post_init__(self):
         check(self)
-        for name in ("lr", "weight_decay"):
-            low, high = getattr(self, name)
-            if low >= high:
-                raise ValueError(f"{name} must be a range of two rising numbers above 0, got {low} and {high}")
 
     def settings(self) -> dict:
         """The settings all trials share, as a record stores them."""
@@ -74,94 +68,79 @@ class SearchPlan:
     @property
     def name(self) -> str:
         """Name of the study. More trials or another grid extend it; other settings, ranges or seed are another study."""
-        words = dataclasses.replace(self.config, lr=1.0, weight_decay=0.0).slug.split("-")[:-1]
-        code = digest(repr((sorted(self.settings().items()), self.config.seed, self.lr, self.weight_decay)))[:8]
-        return "-".join([*words, self.config.schedule, code])
-
-    def random_point(self, k: int) -> Point:
-        """The k-th random point: decided by seed and k alone."""
-        shares = np.random.default_rng([self.config.seed, k]).random(2)
-        ranges = zip((self.lr, self.weight_decay), shares, strict=True)
-        return self._point("random", *(low * (high / low) ** share for (low, high), share in ranges))
+        words = replace(self.config, lr=1.0, weight_decay=0.0).slug.split("-")[:-1]
+        about = (sorted(self.settings().items()), self.config.seed, self.lr_range, self.weight_decay_range)
+        return "-".join([*words, self.config.schedule, digest(repr(about))[:8]])
 
     def first_points(self) -> list[Point]:
-        """The random points, and Table 1's."""
-        paper = self._point("paper", PAPER["lr"], PAPER["weight_decay"])
-        return [*(self.random_point(k) for k in range(self.trials)), paper]
+        """The random points, each decided by the seed and its number alone, and Table 1's."""
+        low, high = np.array([self.lr_range, self.weight_decay_range]).T
+        shares = (np.random.default_rng([self.config.seed, k]).random(2) for k in range(self.trials))
+        points = [self._point("random", *low * (high / low) ** share) for share in shares]
+        return [*points, self._point("paper", *_PAPER)]
 
     def grid_points(self, centre: Point) -> list[Point]:
         """The grid around ``centre``, without it."""
         axes = []
-        middle = (centre.lr, centre.weight_decay)
-        for n, value, (low, high) in zip(self.grid, middle, (self.lr, self.weight_decay), strict=True):
-            reach = (high / low) ** (self.span / 2)
+        for n, value, ends in zip(self.grid, centre[1:3], (self.lr_range, self.weight_decay_range), strict=True):
+            reach = (ends[1] / ends[0]) ** (self.span / 2)
             axes.append([value if 2 * i == n - 1 else value * reach ** (2 * i / (n - 1) - 1) for i in range(n)])
         points = [self._point("grid", lr, decay) for lr in axes[0] for decay in axes[1]]
-        return [point for point in points if (point.lr, point.weight_decay) != middle]
+        return [point for point in points if point[1:3] != centre[1:3]]
 
     def confirmation_points(self, best: Point) -> list[Point]:
         """``best`` and the paper's point with further seeds."""
-        chosen = [(best.lr, best.weight_decay), (PAPER["lr"], PAPER["weight_decay"])]
         seeds = range(self.config.seed + 1, self.config.seed + 1 + self.confirm)
-        return [self._point("confirm", *values, seed=seed) for seed in seeds for values in dict.fromkeys(chosen)]
+        chosen = dict.fromkeys((best[1:3], _PAPER))
+        return [self._point("confirm", *values)._replace(seed=seed) for seed in seeds for values in chosen]
 
-    def _point(self, stage: str, lr: float, weight_decay: float, seed: int | None = None) -> Point:
+    def _point(self, stage: str, lr: float, weight_decay: float) -> Point:
         """Four digits: what a point is called and printed as is exactly what it is."""
-        seed = self.config.seed if seed is None else seed
-        return Point(stage, float(f"{lr:.4g}"), float(f"{weight_decay:.4g}"), seed)
+        return Point(stage, float(f"{lr:.4g}"), float(f"{weight_decay:.4g}"), self.config.seed)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The training of one point: a run of the engine, whose outcome lies in ``folder`` until the search is complete."""
+_PAPER = (PAPER["lr"], PAPER["weight_decay"])
 
-    config: TrainConfig
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Run):
+    """The training of one point. Its record holds what became of it, and goes once the study has that."""
+
     point: Point
-    folder: Path
-    stage: int = 0
 
-    @property
-    def name(self) -> str:
-        return self.point.name
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.name}.log"
-
-    @property
-    def outcome(self) -> Path:
-        return self.folder / f"{self.name}.json"
+    @classmethod
+    def of(cls, point: Point, config: TrainConfig, folder: Path) -> "Trial":
+        """The run of a point with the settings that all trials share."""
+        config = replace(config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
+        return cls(point.name, config, folder / f"{point.name}.json", folder / f"{point.name}.log", point=point)
 
     def finished(self) -> bool:
-        return self.outcome.exists()
+        return self.record.exists()
 
     def execute(self) -> None:
         """Train from the checkpoint where there is one; a loss that is not finite is an outcome, not a failure."""
-        from resattn.data.datasets import Split, load_dataset
+        from resattn.data.datasets import load_dataset
         from resattn.training.checkpoint import save_checkpoint
-        from resattn.training.environment import describe_environment
-        from resattn.training.trainer import Trainer, find_device
+        from resattn.training.environment import find_device
+        from resattn.training.trainer import Trainer
 
-        point, checkpoint, diverged = self.point, self.folder / f"{self.name}.pt", None
-        config = dataclasses.replace(self.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
-        data = load_dataset(config.dataset, config.root, size=config.size)
-        masks = None if data.train.masks is None else data.train.masks[:2]
-        unseen = Split(data.train.images[:2], data.train.labels[:2], masks)  # no trial can look at the test split
-        run = Trainer(config, dataclasses.replace(data, test=unseen), find_device(config.device))
+        checkpoint, diverged = self.record.with_suffix(".pt"), None
+        data = load_dataset(self.config.dataset, self.config.root, size=self.config.size)
+        unseen = replace(data, test=data.train)  # no trial can look at the test split
+        run = Trainer(self.config, unseen, find_device(self.config.device))
         run.resume(checkpoint)
         try:
-            while run.epoch < config.epochs:
+            while run.epoch < self.config.epochs:
                 run.train_epoch()
                 save_checkpoint(checkpoint, run.state())
         except FloatingPointError as error:
             diverged = str(error)
-        about = {"device": describe_environment(run.device, run.revision)["device"], "precision": run.precision}
-        about |= {"revision": run.revision, "seconds": round(run.seconds, 2)}
-        write_json(self.outcome, {"epochs": run.history, "diverged": diverged} | about)
+        outcome = {"epochs": run.history, "diverged": diverged, "seconds": round(run.seconds, 2)}
+        write_json(self.record, self.point._asdict() | outcome)
         checkpoint.unlink(missing_ok=True)
 
     def result(self) -> str:
-        outcome = json.loads(self.outcome.read_text(encoding="utf-8"))
+        outcome = json.loads(self.record.read_text(encoding="utf-8"))
         return "diverged" if outcome["diverged"] else f"val acc {100 * outcome['epochs'][-1]['val_acc']:.1f} %"
 
 
@@ -178,12 +157,12 @@ def search(
     Returns:
         The record: "study"; "config", what all trials share; "search", the plan; "trials", a list with "stage" ("random",
         "paper", "grid" or "confirm"), "lr", "weight_decay", "seed", "epochs" as in a training record, "diverged" (None, or what happened),
-        "seconds", "device", "precision", "revision"; "environment". Accuracies are fractions in [0, 1].
+        "seconds"; "environment". Accuracies are fractions in [0, 1].
 
     Raises:
         ValueError: the settings or the data set are not as they must be, or every random point diverged.
         OSError: as :class:`resattn.experiments.engine.Engine`.
-        RuntimeError: trials failed; the message names one.
+        ChildProcessError: trials failed; the message names one.
     """
     import optuna
 
@@ -201,82 +180,62 @@ def search(
             lambda: plan.grid_points(best_point(study, ("random",))),
             lambda: plan.confirmation_points(best_point(study, ("random", "grid", "paper"))),
         ):
-            ended = _ended(study)
-            trials = [Trial(plan.config, point, folder) for point in stage() if point.name not in ended]
+            ended = {_point(trial) for trial in _trials(study)}
+            trials = [Trial.of(point, plan.config, folder) for point in stage() if point not in ended]
             failures = []
             for trial, failure in engine.run(trials):
                 if failure:
                     failures.append(f"{trial.name}: {failure}")
-                    continue
-                _keep(study, trial)
-                _record(plan, study, out)
+                else:
+                    _keep(study, json.loads(trial.record.read_text(encoding="utf-8")))
+                    trial.record.unlink()
+                    _record(plan, study, out)
             if failures:
-                raise RuntimeError(f"{len(failures)} of {len(trials)} trials failed; {failures[0]}")
-        for outcome in folder.glob("*.json"):
-            outcome.unlink()
+                raise ChildProcessError(f"{len(failures)} of {len(trials)} trials failed; {failures[0]}")
         return _record(plan, study, out)
 
 
 def best_point(study: Any, stages: tuple[str, ...]) -> Point:
     """The point with the highest validation accuracy after the last epoch; of equals, the one with the lower validation loss."""
-    trials = [t for t in _ended(study).values() if t.user_attrs["point"]["stage"] in stages]
-    chosen = [trial for trial in trials if not trial.user_attrs["diverged"]]
+    chosen = [trial for trial in _trials(study) if trial["stage"] in stages and not trial["diverged"]]
     if not chosen:
-        raise ValueError("every random point diverged; lower the lr range")
-    best = max(chosen, key=lambda trial: (trial.value, -trial.user_attrs["epochs"][-1]["val_loss"]))
-    return Point(**{name: value for name, value in best.user_attrs["point"].items() if name != "name"})
+        raise ValueError("every random point diverged; lower the range of lr")
+    return _point(max(chosen, key=lambda trial: (trial["epochs"][-1]["val_acc"], -trial["epochs"][-1]["val_loss"])))
 
 
-def _ended(study: Any) -> dict[str, Any]:
-    """The trials that ended, by the name of their point; those that diverged count."""
-    trials = study.get_trials(deepcopy=False)
-    return {t.user_attrs["point"]["name"]: t for t in trials if "diverged" in t.user_attrs and t.state.is_finished()}
+def _point(trial: dict) -> Point:
+    return Point(**{name: trial[name] for name in Point._fields})
 
 
-def _keep(study: Any, trial: Trial) -> None:
-    """Put the point and its outcome into the study, in one write."""
-    import optuna
+def _trials(study: Any) -> list[dict]:
+    """The trials that ended, as the record has them; those that diverged count."""
+    trials = [trial.user_attrs for trial in study.get_trials(deepcopy=False) if "stage" in trial.user_attrs]
+    return sorted(trials, key=lambda t: (_STAGES.index(t["stage"]), t["lr"], t["weight_decay"], t["seed"]))
+
+
+def _keep(study: Any, trial: dict) -> None:
+    """Put a trial into the study, in one write."""
     from optuna.distributions import FloatDistribution
+    from optuna.trial import TrialState, create_trial
 
-    outcome, point = json.loads(trial.outcome.read_text(encoding="utf-8")), asdict(trial.point)
-    values = {name: point[name] for name in ("lr", "weight_decay")}
-    ranges = {name: FloatDistribution(min(value, 1e-6), max(value, 1.0), log=True) for name, value in values.items()}
-    accuracies = [0.0] if outcome["diverged"] else [entry["val_acc"] for entry in outcome["epochs"]]
+    values = {name: trial[name] for name in ("lr", "weight_decay")}
     study.add_trial(
-        optuna.create_trial(
-            state=optuna.trial.TrialState.PRUNED if outcome["diverged"] else optuna.trial.TrialState.COMPLETE,
-            value=accuracies[-1],
+        create_trial(
+            state=TrialState.PRUNED if trial["diverged"] else TrialState.COMPLETE,
+            value=0.0 if trial["diverged"] else trial["epochs"][-1]["val_acc"],
             params=values,
-            distributions=ranges,
-            user_attrs={"point": point | {"name": trial.name}} | outcome,
-            intermediate_values=dict(enumerate(accuracies, 1)),
+            distributions={name: FloatDistribution(min(x, 1e-6), max(x, 1.0), log=True) for name, x in values.items()},
+            user_attrs=trial,
         )
     )
 
 
 def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:
-    import importlib.metadata
-
     from resattn.training.environment import code_revision, describe_environment, find_device
 
-    kept = ("epochs", "diverged", "seconds", "device", "precision", "revision")
-    trials = [
-        {name: t.user_attrs["point"][name] for name in ("stage", "lr", "weight_decay", "seed")}
-        | {name: t.user_attrs[name] for name in kept}
-        for t in _ended(study).values()
-    ]
-    trials.sort(key=lambda t: (_STAGES.index(t["stage"]), t["lr"], t["weight_decay"], t["seed"]))
-    environment = describe_environment(find_device(plan.config.device), code_revision())
-    environment["versions"]["optuna"] = importlib.metadata.version("optuna")
-    about = {"seed": plan.config.seed} | {name: getattr(plan, name) for name in ("trials", "grid", "span", "confirm")}
-    about["ranges"] = {"lr": plan.lr, "weight_decay": plan.weight_decay}
-    record = {
-        "study": plan.name,
-        "config": plan.settings(),
-        "search": about,
-        "trials": trials,
-        "environment": environment,
-    }
+    about = {"seed": plan.config.seed} | {name: value for name, value in vars(plan).items() if name != "config"}
+    record = {"study": plan.name, "config": plan.settings(), "search": about, "trials": _trials(study)}
+    record["environment"] = describe_environment(find_device(plan.config.device), code_revision())
     if out is not None:
         write_json(out, record)
     return record

@@ -8,6 +8,7 @@ import pytest
 from resattn import TrainConfig, train
 from resattn.__main__ import main
 from resattn.experiments.protocols import SAME_COMPUTE, SAME_PARAMETERS, list_runs
+from resattn.files import write_json
 from resattn.models.cost import matched_widths, network_cost
 
 FULL = TrainConfig(form="gated", a=1, image_size=64)
@@ -84,7 +85,8 @@ def test_the_plan_counts_what_is_done(tmp_path, capsys):
     runs = list_runs("shapes", 1)
     assert plan(tmp_path, capsys, "--seeds=1")[-1].startswith(f"{len(runs)} runs, 0 finished")
     for config in list(runs.values())[:3]:
-        (tmp_path / f"{config.slug}.json").write_text('{"metrics": {}}')
+        metrics = {"test_acc": 0.5, "epochs": [{}] * config.epochs}
+        write_json(tmp_path / f"{config.slug}.json", {"config": config.identity(), "metrics": metrics})
     lines = plan(tmp_path, capsys, "--seeds=2")
     assert lines[-1].startswith(f"{2 * len(runs)} runs, 3 finished")
     assert sum(line.endswith("finished") for line in lines[:-1]) == 3
@@ -92,7 +94,7 @@ def test_the_plan_counts_what_is_done(tmp_path, capsys):
 
 
 def test_settings_change_all_runs_and_wrong_ones_are_named(tmp_path, capsys):
-    lines = plan(tmp_path, capsys, "--seeds=1", "--dataset=cifar10", "--set", "lr=0.02", "--set", "dino=True")
+    lines = plan(tmp_path, capsys, "--seeds=1", "--dataset=cifar10", "--set", "lr=0.02", "--set", "source=dino")
     assert any("-dino-" in line for line in lines)
     for options, message in (
         (["--set", "epcohs=2"], "--set epcohs: no such setting"),

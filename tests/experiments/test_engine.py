@@ -15,6 +15,7 @@ import pytest
 from resattn import TrainConfig, paths
 from resattn.experiments import engine
 from resattn.experiments.engine import Engine, trainings, visible_gpus
+from resattn.files import write_json
 
 DASK = str(Path(sys.executable).with_name("dask"))
 RUN = [sys.executable, "-m", "resattn", "run", "--profile", "short", "--dataset", "birds"]
@@ -291,9 +292,33 @@ def test_finished_runs_are_skipped_and_half_a_record_is_made_again(runs, tmp_pat
     assert "1 of 2 finished earlier, skipped" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("config"),
+        lambda record: record["config"].update(lr=0.5),
+        lambda record: record["metrics"].pop("test_acc"),
+        lambda record: record["metrics"]["epochs"].pop(),
+        lambda record: record.update(metrics={}),
+        lambda record: record.update(metrics=None),
+    ],
+)
+def test_a_record_counts_only_if_it_is_whole_and_of_this_run(runs, damage):
+    config = runs[0].config
+    metrics = {"test_acc": 0.5, "epochs": [{"val_acc": 0.5}]}
+    record = {"config": config.identity(), "metrics": metrics, "environment": {}}
+    write_json(runs[0].record, record)
+    assert runs[0].finished()
+    damage(record)
+    write_json(runs[0].record, record)
+    assert not runs[0].finished()
+    runs[0].record.write_text("[]")
+    assert not runs[0].finished()
+
+
 def test_a_run_that_leaves_no_record_failed(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "_PATIENCE", 0.0)
-    monkeypatch.setattr(engine.Training, "execute", lambda run: None)
+    monkeypatch.setattr(engine.Run, "execute", lambda run: None)
     with Engine(tmp_path / "records", jobs=0) as here:
         assert [failure for _, failure in here.run(runs[:1])] == ["its record did not appear"]
 

@@ -18,7 +18,7 @@ from resattn.experiments.protocols import (
     network,
 )
 
-CONTROLS = ["content", "oracle", "parts", "modules", "size", "heads", "learned"]
+CONTROLS = ["content", "oracle", "parts", "size", "modules", "heads", "learned"]
 
 
 def networks(*arguments, **settings):
@@ -26,8 +26,8 @@ def networks(*arguments, **settings):
 
 
 def test_every_run_is_another():
-    runs = list_runs("shapes", 2, dino=True)
-    assert len({config.slug for config in runs.values()}) == len(runs) == 2 * len(networks("shapes", 1, dino=True))
+    runs = list_runs("shapes", 2)
+    assert len({config.slug for config in runs.values()}) == len(runs) == 2 * len(networks("shapes", 1))
 
 
 def test_questions_come_whole_and_seed_by_seed():
@@ -50,10 +50,8 @@ def test_all_but_the_network_is_the_same():
 def test_photographs_get_no_map_that_only_shapes_have():
     shapes = {config.source for config in list_runs("shapes", 1).values()}
     assert {"oracle", "box", "square", "dino-tiny"} <= shapes
-    settings = {"lr": 0.02, "source": "saliency"}
-    sources = {config.source for config in list_runs("cifar10", 1, **settings).values()}
+    sources = {config.source for config in list_runs("cifar10", 1, lr=0.02, source="saliency").values()}
     assert sources == {"uniform", "center", "shuffled", "saliency", "learned"}
-    assert {config.source for config in list_runs("cifar10", 1, dino=True, **settings).values()} == sources | {"dino"}
 
 
 def test_a_presets_controls_look_at_its_own_maps():
@@ -68,6 +66,13 @@ def test_table_3_is_a_list_of_its_own():
     assert len(runs) == 3 * len(TABLE3)
     assert {each.bare for each in networks("cifar10", 1, part="table3", preset="reduced")} == set(TABLE3)
     assert {(run.epochs, run.image_size, run.source) for run in runs.values()} == {(100, 64, "vit-s14")}
+
+
+@pytest.mark.parametrize("source", ["center", "vit-s14-saliency", "learned"])
+def test_table_3_is_listed_whole_for_any_maps(source):
+    found = networks("cifar10", 1, part="table3", source=source)
+    assert {each.bare for each in found} == set(TABLE3)
+    assert {each.source for each in found if each.a} == {source}
 
 
 @pytest.mark.parametrize(("name", "value"), [("part", "table9"), ("preset", "huge")])
@@ -87,7 +92,7 @@ def test_every_control_on_record_is_in_the_list():
 def test_every_run_serves_a_comparison():
     compared = {each for row in COMPARISONS for each in (row.one, row.other)}
     for preset in (None, "short"):
-        assert networks("shapes", 1, dino=True, preset=preset) <= compared
+        assert networks("shapes", 1, preset=preset) <= compared
 
 
 def test_a_network_is_what_it_looks_at():
