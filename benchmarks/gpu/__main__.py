@@ -7,7 +7,6 @@ the dry run: the same code, small sizes.
 """
 
 import argparse
-import dataclasses
 import functools
 import io
 import json
@@ -20,6 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +31,15 @@ from benchmarks.measure import together
 from resattn import TrainConfig, paths
 from resattn.attention.maps import dataset_maps
 from resattn.attention.vit import DINO_MODEL
-from resattn.data.datasets import Dataset, Split, load_dataset
+from resattn.data.datasets import load_dataset
 from resattn.experiments.engine import accuracy, is_record
 from resattn.experiments.protocols import list_runs
 from resattn.files import atomic_write, digest, file_name, load_arrays, save_arrays, write_json
 from resattn.training.environment import code_revision, describe_environment, find_device
 
-STRIP = 100  # images in one WebP picture, one below the other: with more each the file grew, with fewer encoding slowed down
-PIECE = 51 * 2**20  # bytes: what travels with the working tree has 64 MiB together, and the tree takes 11
-TINY = {"image_size": 16, "batch_size": 8}
+STRIP = 100  # images in one WebP picture, one below the other: fewer or more took more bytes
+PIECE = 52.5 * 2**20  # bytes: all that travels has 64 MiB, and the working tree takes 11 of them
+TINY = {"image_size": 16, "batch_size": 8, "epochs": 1}
 BATCH = 128
 SUMS = ("images_per_second", "peak_memory_mb")  # of several processes at the same time
 TRAIN = "import json, sys, pathlib, resattn; resattn.train(resattn.TrainConfig(**json.loads(sys.argv[1])), records=pathlib.Path(sys.argv[2]))"
@@ -48,29 +48,27 @@ TRAIN = "import json, sys, pathlib, resattn; resattn.train(resattn.TrainConfig(*
 def prepare(options: argparse.Namespace) -> None:
     """Pack a data set and its maps into files small enough to travel, each with a checksum."""
     data = load_dataset(options.dataset, options.data)
+    splits = {"train": data.train, "test": data.test}
+    about = {"dataset": data.name, "source": options.source, "classes": data.classes}
+    about["counts"] = {name: split.labels.bincount().tolist() for name, split in splits.items()}
+    about["digest"] = {name: digest(split.images.numpy()) for name, split in splits.items()}
     parts: dict[str, np.ndarray] = {}
-    about = {"dataset": data.name, "source": options.source, "classes": data.classes, "counts": {}, "digest": {}}
-    splits = {}
-    for name, split in (("train", data.train), ("test", data.test)):
-        order = split.labels.argsort(stable=True)  # as class folders are read; those stay as they are
-        splits[name] = Split(split.images[order], split.labels[order])
-        about["counts"][name] = split.labels.bincount(minlength=len(data.classes)).tolist()
-        about["digest"][name] = digest(splits[name].images.numpy())
-        with ThreadPoolExecutor() as pool:
-            strips = pool.map(_webp, splits[name].images.split(STRIP))
-            parts |= {f"{name}/{i * STRIP:06d}": strip for i, strip in enumerate(strips)}
-    data = Dataset(data.name, splits["train"], splits["test"], data.classes)
     for name, maps in zip(splits, dataset_maps(data, options.source), strict=True):
         file = _map_file(f"{data.name}-{name}", options.source, maps)
         parts[f"maps/{file.name}"] = np.frombuffer(lzma.compress(file.read_bytes()), np.uint8)
-    pieces: list[dict[str, np.ndarray]] = [{}]
-    for name, part in parts.items():
-        if sum(kept.nbytes for kept in pieces[-1].values()) + part.nbytes > options.piece_bytes:
-            pieces.append({})
-        pieces[-1][name] = part
-    for i, piece in enumerate(pieces, 1):
-        path = options.out / f"{file_name(data.name)}-{i}of{len(pieces)}.safetensors"
-        save_arrays(path, piece, about | {"piece": i, "pieces": len(pieces)})
+    for name, split in splits.items():
+        if (split.labels.diff() < 0).any():
+            raise ValueError(f"dataset must be a tree of class folders, whose order is kept, got {options.dataset!r}")
+        with ThreadPoolExecutor() as pool:
+            strips = pool.map(_webp, split.images.split(STRIP))
+            parts |= {f"{name}/{i * STRIP:06d}": strip for i, strip in enumerate(strips)}
+    sizes = np.array([part.nbytes for part in parts.values()])
+    n = math.ceil(sizes.sum() / options.piece_bytes)
+    pieces = (sizes.cumsum() - sizes) * n // sizes.sum()
+    for i in range(n):
+        chosen = {name: part for (name, part), piece in zip(parts.items(), pieces, strict=True) if piece == i}
+        path = options.out / f"{file_name(data.name)}-{i + 1}of{n}.safetensors"
+        save_arrays(path, chosen, about | {"piece": i + 1, "pieces": n})
         print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -109,9 +107,7 @@ def receive(options: argparse.Namespace) -> None:
             continue
         data = load_dataset(name)
         if {part: digest(getattr(data, part).images.numpy()) for part in ("train", "test")} != here[0]["digest"]:
-            raise ValueError(
-                f"dataset {name!r} is not what was packed; remove {paths.DATA / name} and receive it again"
-            )
+            raise ValueError(f"dataset {name!r} is not what was packed; remove {paths.DATA / name}, receive it again")
         maps = dataset_maps(data, here[0]["source"])
         print(f"{name}: whole, {len(data.train)} + {len(data.test)} images, maps {tuple(maps[0].shape)}; left: nothing")
     print(f"{time.perf_counter() - start:.1f} s")
@@ -152,7 +148,8 @@ def measure(options: argparse.Namespace) -> None:
         record["items"][name] = {"module": module, "options": arguments, "processes": n} | found
         print(f"{name:24s}", _line(name, record["items"]), flush=True)
         record["environment"] = describe_environment(device, code_revision())
-        _send(write_json(path, record), options.out)
+        for folder in filter(None, (path.parent, options.out)):
+            write_json(folder / path.name, record)
     print(f"left: {', '.join(todo) or 'nothing'}")
 
 
@@ -170,9 +167,8 @@ def _items(tiny: bool) -> dict[str, tuple[str, list[str], int]]:
         items[f"gated default x{n}"] = (*items["gated default"][:2], n)
     about = ["plain", "--network", "gated", *shape, "--steps", "2" if tiny else "24"]
     items["gated straightforward"] = ("benchmarks.train_step", about, 1)
-    models = (
-        {"vit-ti16": "vit_tiny_patch16_224"} if tiny else {"vit-b8": DINO_MODEL, "vit-s14": "vit_small_patch14_dinov2"}
-    )
+    models = {"vit-b8": DINO_MODEL, "vit-s14": "vit_small_patch14_dinov2"}
+    models = {"vit-ti16": "vit_tiny_patch16_224"} if tiny else models
     work = ["--images", "1", "--batches", "1"] if tiny else ["--images", "128", "--batches", "8"]
     for name, model in models.items():
         for side, precision in (("ours", "float32"), ("usual", "float32"), ("ours", "tf32"), ("ours", "bfloat16")):
@@ -189,6 +185,8 @@ def _line(name: str, items: dict[str, dict]) -> str:
     if "gflop" in found:
         return f"{1e3 * found['seconds']:.3f} ms a step at least: {found['gflop']:.1f} GFLOP, {found['kept_mb']:.0f} MB kept"
     text = f"{found['images_per_second']:9.1f} images/s {found['peak_memory_mb']:7.0f} MB"
+    if found["options"][0] in ("plain", "usual"):
+        return text
     alike = [item for other, item in items.items() if other.split()[0] == kind and "error" not in item]
     if "gflop" in alike[0]:
         batch = int(found["options"][found["options"].index("--batch-size") + 1])
@@ -204,23 +202,25 @@ def table3(options: argparse.Namespace) -> None:
         config
         for dataset in options.datasets
         for lr in options.lrs
-        for config in list_runs(
-            dataset, options.seeds, part="table3", preset="paper", lr=lr, **_settings(options)
-        ).values()
+        for config in list_runs(dataset, options.seeds, lr=lr, **_settings(options)).values()
     ]
     _work_off(runs, options)
 
 
 def precision(options: argparse.Namespace) -> None:
     """Train one network in bfloat16 and in float32, seed by seed; what table3 has trained counts."""
-    common = _settings(options) | {"dataset": options.datasets[0], "lr": options.lrs[0], "form": "gated", "a": 1.0}
-    kinds = ("bfloat16", "float32")
-    runs = [TrainConfig.preset("paper", **common, seed=s, precision=p) for s in range(options.seeds) for p in kinds]
+    runs = []
+    for dataset in options.datasets:
+        for lr in options.lrs:
+            ours = list(list_runs(dataset, options.seeds, lr=lr, **_settings(options)).values())
+            gated = [config for config in ours if (config.form, config.a) == ("gated", 1.0)]
+            runs += [replace(config, precision=kind) for config in gated for kind in ("bfloat16", "float32")]
     _work_off(runs, options)
 
 
 def _settings(options: argparse.Namespace) -> dict:
-    return {"source": options.source, "device": options.device} | (TINY | {"epochs": 1} if options.tiny else {})
+    same = {"part": "table3", "preset": "paper", "source": options.source, "device": options.device}
+    return same | (TINY if options.tiny else {})
 
 
 def _work_off(configs: list[TrainConfig], options: argparse.Namespace) -> None:
@@ -234,7 +234,7 @@ def _work_off(configs: list[TrainConfig], options: argparse.Namespace) -> None:
     while (todo or running) and (left := start + options.seconds - time.monotonic()) > 0:
         while todo and len(running) < options.jobs and left > options.reserve:
             log = _kept("logs") / f"{todo[0].slug}.txt"
-            command = [sys.executable, "-c", TRAIN, json.dumps(dataclasses.asdict(todo[0])), str(records)]
+            command = [sys.executable, "-c", TRAIN, json.dumps(asdict(todo[0])), str(records)]
             with log.open("w") as file:
                 child = subprocess.Popen(command, cwd=paths.CHECKOUT, env=environment, stdout=file, stderr=file)
             running[child] = todo.pop(0), log, time.monotonic()
@@ -245,7 +245,7 @@ def _work_off(configs: list[TrainConfig], options: argparse.Namespace) -> None:
             config, log, begun = running.pop(child)
             ended += 1
             if child.returncode:
-                result = f"FAILED: {([''] + log.read_text().split(chr(10)))[-2]}"
+                result = f"FAILED: {log.read_text().strip().rpartition(chr(10))[2]}"
                 if "FloatingPointError" in result:
                     shutil.copy(log, records / f"{config.slug}.diverged.txt")
             else:
@@ -273,11 +273,6 @@ def _kept(name: str = "") -> Path:
     return folder
 
 
-def _send(path: Path, out: Path | None) -> None:
-    if out:
-        shutil.copy(path, out)
-
-
 def main(argv: list[str]) -> None:
     """Do one piece of the work."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
@@ -291,7 +286,7 @@ def main(argv: list[str]) -> None:
         if act is prepare:
             verb.add_argument("--data", type=Path, help="where data sets live; default data/")
             verb.add_argument("--dataset", default="cifar10")
-            verb.add_argument("--piece-bytes", type=int, default=PIECE, help="default %(default)s")
+            verb.add_argument("--piece-bytes", type=float, default=PIECE, help="default %(default)s")
         elif act is receive:
             verb.add_argument("pieces", type=Path, nargs="+")
         else:
