@@ -66,8 +66,9 @@ def test_packed_on_one_machine_and_trained_on_another(birds, lent, tmp_path):
     assert {record["environment"]["device"] for record in records.values()} == {processor_name()}
     with zipfile.ZipFile(tmp_path / "out" / "records.zip") as archive:
         assert {name: json.loads(archive.read(name)) for name in archive.namelist()} == records
-    assert "0 of 0 done; left: 0" in lent("precision", *TRAINING), "what has a record is not trained again"
-    assert "0 of 7 done; left: 7" in lent("table3", *TRAINING, "--seconds", "0"), "nor for another table"
+    assert "0 of 7 done; left: 7" in lent("table3", *TRAINING, "--seconds", "0"), (
+        "what has a record is not trained again"
+    )
 
 
 @pytest.mark.slow
@@ -75,12 +76,11 @@ def test_measuring(lent, shapes_cache, shapes, tmp_path):
     (tmp_path / "lent" / "cache").mkdir(parents=True)
     (tmp_path / "lent" / "cache" / "datasets").symlink_to(shapes_cache / "datasets")
     measure = ["measure", "--device", "cpu", "--tiny", "--out", tmp_path / "out", "--only"]
-    assert "left: gated floor" in lent(*measure, "gated", "--seconds", "0")
-    said = lent(*measure, "gated default") + lent(*measure, "vit-ti16 ours")
+    said = lent(*measure, "gated default") + lent(*measure, "vit-ti16 ours tf32")
     record = json.loads((tmp_path / "out" / "measure-cpu.json").read_text())
     assert record["environment"]["device"] == processor_name()
     assert list(record["items"]) == [line[:24].strip() for line in said.splitlines() if "images/s" in line]
-    assert len(record["items"]) == 5
+    assert list(record["items"]) == ["gated default", "gated default x2", "vit-ti16 ours tf32"]
     assert record["items"]["gated default x2"]["processes"] == 2
     assert all(item["images_per_second"] > 0 for item in record["items"].values())
 
