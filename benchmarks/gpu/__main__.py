@@ -198,29 +198,20 @@ def _line(name: str, items: dict[str, dict]) -> str:
 
 def table3(options: argparse.Namespace) -> None:
     """Train Table 3's networks at the paper's settings: data set by data set, rate by rate, seed by seed."""
-    runs = [
-        config
-        for dataset in options.datasets
-        for lr in options.lrs
-        for config in list_runs(dataset, options.seeds, lr=lr, **_settings(options)).values()
-    ]
-    _work_off(runs, options)
+    _work_off(_networks(options), options)
 
 
 def precision(options: argparse.Namespace) -> None:
     """Train one network in bfloat16 and in float32, seed by seed; what table3 has trained counts."""
-    runs = []
-    for dataset in options.datasets:
-        for lr in options.lrs:
-            ours = list(list_runs(dataset, options.seeds, lr=lr, **_settings(options)).values())
-            gated = [config for config in ours if (config.form, config.a) == ("gated", 1.0)]
-            runs += [replace(config, precision=kind) for config in gated for kind in ("bfloat16", "float32")]
-    _work_off(runs, options)
+    gated = [config for config in _networks(options) if (config.form, config.a) == ("gated", 1.0)]
+    _work_off([replace(config, precision=kind) for config in gated for kind in ("bfloat16", "float32")], options)
 
 
-def _settings(options: argparse.Namespace) -> dict:
-    same = {"part": "table3", "preset": "paper", "source": options.source, "device": options.device}
-    return same | (TINY if options.tiny else {})
+def _networks(options: argparse.Namespace) -> list[TrainConfig]:
+    settings = {"part": "table3", "preset": "paper", "source": options.source, "device": options.device}
+    settings |= TINY if options.tiny else {}
+    lists = [list_runs(name, options.seeds, lr=lr, **settings) for name in options.datasets for lr in options.lrs]
+    return [config for runs in lists for config in runs.values()]
 
 
 def _work_off(configs: list[TrainConfig], options: argparse.Namespace) -> None:
