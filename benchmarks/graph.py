@@ -35,9 +35,9 @@ def whole_step(run: Trainer, fused: bool) -> Callable[[Tensor, Tensor | None, Te
     run.model.train()
     if cuda:
         torch.cuda.synchronize()
-    with (
-        torch.cuda.stream(torch.cuda.Stream()) if cuda else contextlib.nullcontext()
-    ):  # a graph wants to be run before, aside
+    # What is captured must have run before, on another stream than the usual one.
+    aside = torch.cuda.stream(torch.cuda.Stream()) if cuda else contextlib.nullcontext()
+    with aside:
         for _ in range(3):
             update()
     optimizer.zero_grad()
