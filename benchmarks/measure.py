@@ -27,6 +27,13 @@ def in_turn(module: str, sides: dict[str, list[str]], repeats: int) -> dict[str,
     return seen
 
 
+def together(module: str, options: list[str], n: int) -> list[dict]:
+    """Run ``n`` such processes at the same time; their answers."""
+    with contextlib.ExitStack() as running:
+        processes = [running.enter_context(_start(module, options)) for _ in range(n)]
+        return [_answer(process) for process in processes]
+
+
 def peak_tree_memory_mb(module: str, options: list[str], seconds: float = 0.1) -> float:
     """Peak memory of one more such run with all its processes, DataLoader workers too.
 

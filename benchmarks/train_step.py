@@ -7,11 +7,15 @@ Images a second count everything a step needs: reading, augmenting, scaling up, 
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks import plain
 from benchmarks.measure import in_turn, median, peak_memory_mb, peak_tree_memory_mb, synchronise, write_record
@@ -24,22 +28,26 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--a", type=float, default=1.0)
+    parser.add_argument("--network", choices=("printed", "gated", "residual", "resnet8"), default="printed")
     parser.add_argument("--steps", type=int, default=8, help="steps timed in each repeat, after two that are not")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", choices=("plain", "ours", "floor"), help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=("default", "eager", "graph", "graph-fused"), help=argparse.SUPPRESS)
+    parser.add_argument("--meet", nargs=2, metavar=("FOLDER", "N"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     settings = {
         "image_size": options.image_size,
         "batch_size": options.batch_size,
         "a": options.a,
+        "network": options.network,
         "steps": options.steps,
     }
     if options.child == "floor":
         print(json.dumps(_floor(settings)))
         return
     if options.child:
-        print(json.dumps(_measure(options.child, settings, options.started)))
+        print(json.dumps(_measure(options.child, settings | {"way": options.way}, options.started, options.meet)))
         return
     arguments = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     sides = {side: [side, *arguments] for side in ("plain", "ours")}
@@ -69,14 +77,14 @@ def main() -> None:
     print(f"record: {write_record('train_step', settings, seen | {'floor': floor, 'host_memory_mb': memory}).name}")
 
 
-def _measure(side: str, settings: dict, started: float) -> dict:
+def _measure(side: str, settings: dict, started: float, meet: list[str] | None) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = _STEPS[side](settings, device)
-    next(steps)
-    synchronise(device)
+    losses = [float(next(steps))]
     first = time.time() - started
-    next(steps)
-    synchronise(device)
+    losses.append(float(next(steps)))
+    if meet:
+        _wait_for_all(Path(meet[0]), int(meet[1]))
     start = time.perf_counter()
     for _ in islice(steps, settings["steps"]):
         pass
@@ -86,7 +94,14 @@ def _measure(side: str, settings: dict, started: float) -> dict:
         "images_per_second": settings["steps"] * settings["batch_size"] / seconds,
         "peak_memory_mb": peak_memory_mb(device),
         "seconds_to_first_step": first,
+        "first_losses": losses,
     }
+
+
+def _wait_for_all(folder: Path, n: int) -> None:
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < n:
+        time.sleep(0.01)
 
 
 def _floor(settings: dict) -> dict[str, float]:
@@ -98,7 +113,7 @@ def _floor(settings: dict) -> dict[str, float]:
     return step_floor(model, settings["batch_size"], device, _config(settings).precision)
 
 
-def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
+def _plain_steps(settings: dict, device: torch.device) -> Iterator[Tensor]:
     from resattn.attention.maps import attention_maps
     from resattn.data.datasets import channel_stats, load_dataset
     from resattn.models.checkpoints import build_model
@@ -111,24 +126,29 @@ def _plain_steps(settings: dict, device: torch.device) -> Iterator[None]:
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
     while True:
         for batch in batches:
-            plain.step(model, optimizer, *batch)
-            yield
+            yield plain.step(model, optimizer, *batch)
 
 
-def _our_steps(settings: dict, device: torch.device) -> Iterator[None]:
+def _our_steps(settings: dict, device: torch.device) -> Iterator[Tensor]:
+    from benchmarks.graph import whole_step
     from resattn.data.datasets import load_dataset
     from resattn.training.environment import tune_process
     from resattn.training.trainer import Trainer
 
     tune_process(device)
-    run = Trainer(_config(settings), load_dataset("shapes"), device)
+    way = settings["way"] or "default"
+    config = replace(_config(settings), compile=None if way == "default" else False)
+    run = Trainer(config, load_dataset("shapes"), device)
+    if way.startswith("graph"):
+        run._step = whole_step(run, fused=way == "graph-fused")
     while True:
-        for _ in run.steps():
-            yield
+        yield from run.steps()
 
 
 def _config(settings: dict) -> TrainConfig:
-    return TrainConfig(a=settings["a"], image_size=settings["image_size"], batch_size=settings["batch_size"], lr=0.002)
+    network = {"model": "resnet8"} if settings["network"] == "resnet8" else {"form": settings["network"]}
+    same = {name: settings[name] for name in ("a", "image_size", "batch_size")}
+    return TrainConfig(**network, **same, lr=0.002)
 
 
 _STEPS = {"plain": _plain_steps, "ours": _our_steps}

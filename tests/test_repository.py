@@ -27,6 +27,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "REPRODUCIBILITY.md",
     "benchmarks/README.md",
+    "benchmarks/gpu/README.md",
     "resattn/weights/README.md",
 )
 # Differences the README names: (file pattern of one network, of the other), in results/.
