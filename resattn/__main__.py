@@ -68,6 +68,7 @@ def _maps_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="shapes", help="default %(default)s")
     parser.add_argument("--root", help="where data sets live; default data/")
     parser.add_argument("--size", type=int, help="pixels on a side that a folder's images are resized to")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--source", choices=ATTENTION_SOURCES, default="saliency", help="default %(default)s")
     parser.add_argument("--heads", default="mean", help="mean, max, all, or a number; default %(default)s")
     parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a file; default %(default)s")
@@ -80,7 +81,8 @@ def _maps(options: Options) -> int:
     from resattn.data.datasets import load_dataset
     from resattn.training.environment import find_device
 
-    data = load_dataset(options["dataset"], options["root"], size=options["size"])
+    more = {"size": options["size"], "skip_unreadable": options["skip_unreadable"]}
+    data = load_dataset(options["dataset"], options["root"], **more)
     settings = {"device": find_device(options["device"])}
     if options["source"] in CLS_SOURCES:
         heads = options["heads"]

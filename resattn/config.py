@@ -48,6 +48,7 @@ class TrainConfig:
         dataset: as for :func:`resattn.load_dataset`.
         root: where data sets live; None means ``data/``.
         size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
+        skip_unreadable: leave out a folder's images that cannot be read; the record counts them.
         model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
             "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block; "resnet18" and others
             of ``TIMM_MODELS`` are timm's, gated by :func:`resattn.gate_residuals` (the untouched network at a = 0).
@@ -102,6 +103,7 @@ class TrainConfig:
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))
     device: str | None = None
     compile: bool | None = None
+    skip_unreadable: bool = False
     widths: tuple[int, int, int] = setting(WIDTHS, low=1)
     depths: tuple[int, int, int] = setting(DEPTHS[8], low=1)
 
@@ -155,7 +157,7 @@ class TrainConfig:
             values[name] = list(values[name])  # as JSON gives it back
             if getattr(self, name) == default:
                 del values[name]
-        for name in ("root", "device", "compile"):
+        for name in ("root", "device", "compile", "skip_unreadable"):
             del values[name]
         if self.size is None:
             del values["size"]

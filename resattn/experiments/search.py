@@ -144,7 +144,7 @@ class Trial:
 
         point, checkpoint, diverged = self.point, self.folder / f"{self.name}.pt", None
         config = dataclasses.replace(self.config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
-        data = load_dataset(config.dataset, config.root, size=config.size)
+        data = load_dataset(config.dataset, config.root, size=config.size, skip_unreadable=config.skip_unreadable)
         masks = None if data.train.masks is None else data.train.masks[:2]
         unseen = Split(data.train.images[:2], data.train.labels[:2], masks)  # no trial can look at the test split
         run = Trainer(config, dataclasses.replace(data, test=unseen), find_device(config.device))
@@ -189,7 +189,8 @@ def search(
 
     from resattn.data.datasets import load_dataset
 
-    load_dataset(plan.config.dataset, plan.config.root, size=plan.config.size)  # once, before each trial tries to
+    shared = plan.config  # decoded once, before each trial tries to
+    load_dataset(shared.dataset, shared.root, size=shared.size, skip_unreadable=shared.skip_unreadable)
     journal = Path(journal).resolve()
     folder = journal.parent / f"{journal.stem}.trials" / plan.name
     with Engine(folder, jobs, scheduler) as engine:
