@@ -36,6 +36,7 @@ def attention_maps(
     device: str | torch.device | None = None,
     name: str = "images",
     cache: Path | None = None,
+    mapped: bool = False,
 ) -> Tensor:
     """One attention map for each image.
 
@@ -61,6 +62,7 @@ def attention_maps(
         device: where the ViT runs; None means CUDA if present, else the CPU.
         name: what to call the images in file names and progress, for example "cifar10-train".
         cache: folder for finished and half-finished maps; None means ``cache/maps``.
+        mapped: give maps that are on disk as they are there, read as needed: those of "vit-s14" as uint8, 255 times as large.
 
     Returns:
         float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0, "uniform" is
@@ -87,11 +89,13 @@ def attention_maps(
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
         vit_options = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
-        maps = attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit_options)
+        maps = attention_maps(
+            images, base, masks=masks, seed=seed, name=name, cache=cache, mapped=mapped, **vit_options
+        )
         return shuffle(maps, seed)
     if source == "saliency":
         settings = {"source": source, "size": MAP_SIZE, "version": 2}
-        return stored_maps(images, cache, name, settings, lambda: border_contrast, 256)
+        return stored_maps(images, cache, name, settings, lambda: border_contrast, 256, mapped)
 
     _check_heads(heads)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -115,7 +119,7 @@ def attention_maps(
 
         return extract
 
-    return stored_maps(images, cache, name, settings, extractor, batch_size)
+    return stored_maps(images, cache, name, settings, extractor, batch_size, mapped)
 
 
 def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:

@@ -210,7 +210,7 @@ def test_maps_stay_with_their_images(tiny, monkeypatch):
     """A map that is the image's own first channel is still that in every batch and every evaluation."""
     augment, evaluate, checked = train_module.augment, train_module.evaluate, []
 
-    def first_channels(_config, data, _device):
+    def first_channels(_config, data, *_):
         return tuple(part.images[:, :1] / 255 for part in (data.train, data.test))
 
     def watch_fit(images, maps, *arguments, **options):
@@ -640,7 +640,7 @@ DIFFERENT = [
     {"precision": "bfloat16"},
 ]
 SAME = [
-    ({}, {"root": "/elsewhere", "device": "cpu", "compile": False}),
+    ({}, {"root": "/elsewhere", "device": "cpu", "compile": False, "skip_unreadable": True}),
     ({}, {"heads": "max", "weights": "random"}),  # the saliency has no heads
     ({"dataset": "birds"}, {"dataset": "/elsewhere/birds"}),
     ({"a": 1}, {"a": 1.0}),
