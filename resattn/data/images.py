@@ -16,13 +16,8 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[str], list[int]]:
     """Class names, each image's path below ``folder``, and its class, all in alphabetical order."""
     from torchvision.datasets import ImageFolder
 
-    class Visible(ImageFolder):
-        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-            classes = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]
-            return classes, {name: k for k, name in enumerate(classes)}
-
     try:
-        found = Visible(folder, is_valid_file=_is_image)
+        found = ImageFolder(folder, is_valid_file=_is_image)
     except FileNotFoundError as error:  # no folder, no class, or a class without images
         raise ValueError(f"dataset folder {folder} must hold <class>/*.png or *.jpg: {error}") from error
     return tuple(found.classes), [os.path.relpath(path, folder) for path, _ in found.samples], found.targets

@@ -104,7 +104,6 @@ def test_files_that_are_no_images_are_left_alone(make_folder):
     folder = make_folder()
     (folder / "train" / "crow" / "notes.txt").write_text("caw")
     (folder / "train" / "crow" / "._000.png").write_bytes(b"resource fork")
-    (folder / "train" / ".git").mkdir()
     assert len(load_dataset(str(folder)).train) == 12
 
 
