@@ -157,12 +157,10 @@ def _load_folder(folder: Path, name: str, size: int | None, cache: Path, skip_un
         raise ValueError(f"dataset folder {folder}: {wanted}; only one of them has {odd[:5]}")
     if len(classes) < 2:
         raise ValueError(f"dataset folder {folder} must hold at least 2 classes, found {len(classes)}")
-    found_sizes = (len(classes), *(len(files) for _, files, _ in found.values()))
-    if found_sizes != (expected := _OFFICIAL_SIZES.get(name, found_sizes)):
-        sizes = "expected {} classes, {} training and {} test images, found {}, {} and {}".format(
-            *expected, *found_sizes
-        )
-        raise ValueError(f"dataset folder {folder} is not the whole of {name}: {sizes}; rename it to use a part")
+    sizes = (len(classes), *(len(files) for _, files, _ in found.values()))
+    if sizes != (whole := _OFFICIAL_SIZES.get(name, sizes)):
+        numbers = f"expected {whole} classes, training and test images, found {sizes}"
+        raise ValueError(f"dataset folder {folder} is not the whole of {name}: {numbers}; rename it to use a part")
     parts, unreadable = {}, []
     for split, (_, files, labels) in found.items():
         store = cache / file_name(name) / f"{split}-{size}-{digest(repr((folder.resolve(), files)))[:16]}"

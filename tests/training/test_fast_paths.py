@@ -159,6 +159,17 @@ def test_benchmarks_run(module, options, shapes_cache, monkeypatch):
     assert json.loads(answer.stdout.splitlines()[-1])["images_per_second"] > 0
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_large_data_runs(tmp_path):
+    sides = [["--draw-only", "--images", "128", "--maps", "50"]]
+    sides += [["--child", side] for side in ("memory", "disk", "imagefolder", "decode", "maps")]
+    for options in sides:
+        command = [sys.executable, "-m", "benchmarks.large_data", "--folder", str(tmp_path), *options]
+        answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["images"] == 50
+
+
 def test_memory_of_a_run_counts_its_workers_and_leaves_out_those_that_ended():
     hold = "block = bytearray(b'x' * 2**26); print('ready', flush=True); time.sleep(60)"
     code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', \"import time; {hold}\"])\n{hold}"
