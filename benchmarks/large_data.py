@@ -28,6 +28,7 @@ from resattn.attention.maps import attention_maps
 from resattn.config import TrainConfig
 from resattn.data.datasets import load_dataset
 from resattn.data.shapes import CLASSES, make_shapes
+from resattn.training.environment import tune_process
 from resattn.training.inputs import batches
 from resattn.training.trainer import Trainer
 
@@ -92,6 +93,7 @@ def _input(folder: Path, side: str) -> dict:
 def _our_batches(folder: Path) -> Iterator[Iterator[torch.Tensor]]:
     data = load_dataset("large", folder, size=SIDE, cache=folder / "cache")
     config = TrainConfig("large", model="resnet8", batch_size=BATCH, n_val=BATCH, device="cpu")
+    tune_process(torch.device("cpu"))
     run = Trainer(config, data, torch.device("cpu"))
     while True:
         order = torch.randperm(len(run.fit)).split(4 * BATCH)  # as many as are augmented together

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -31,6 +30,8 @@ class Rows:
 
 def fits(data: Dataset, device: torch.device) -> bool:
     """Whether a run takes all images to the device: up to half of its free memory, or RESATTN_IN_MEMORY_MB where that is set."""
+    import psutil  # here: it needs modules that are not on every system
+
     images = data.train.images.nbytes + data.test.images.nbytes
     if limit := os.environ.get("RESATTN_IN_MEMORY_MB"):
         return images <= float(limit) * 2**20
