@@ -55,7 +55,7 @@ def _train(options: Options) -> int:
 
 
 def _maps_options(parser: argparse.ArgumentParser) -> None:
-    used = {"dataset", "root", "size", "source", "base", "heads", "weights", "seed", "device"}
+    used = {"dataset", "root", "size", "skip_unreadable", "source", "base", "heads", "weights", "seed", "device"}
     add_options(parser, TrainConfig, without=tuple(TrainConfig.__dataclass_fields__.keys() - used))
 
 
@@ -65,7 +65,7 @@ def _maps(options: Options) -> int:
     from resattn.training.environment import find_device
     from resattn.training.inputs import network_maps
 
-    data = load_dataset(config.dataset, config.root, size=config.size)
+    data = load_dataset(config.dataset, config.root, size=config.size, skip_unreadable=config.skip_unreadable)
     for split, maps in zip(("train", "test"), network_maps(config, data, find_device(config.device)), strict=True):
         print(f"{split}: {'x'.join(map(str, maps.shape))} maps of {config.source}, mean {maps.mean():.3f}")
     return 0

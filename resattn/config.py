@@ -45,6 +45,7 @@ class TrainConfig:
         dataset: as for :func:`resattn.load_dataset`.
         root: where data sets live; None means ``data/``.
         size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
+        skip_unreadable: leave out a folder's images that cannot be read; the record counts them.
         model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
             "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block; "resnet18" and others
             of ``TIMM_MODELS`` are timm's, gated by :func:`resattn.gate_residuals` (the untouched network at a = 0).
@@ -97,6 +98,7 @@ class TrainConfig:
     precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))
     device: str | None = None
     compile: bool | None = None
+    skip_unreadable: bool = False
     widths: tuple[int, int, int] = setting(WIDTHS, low=1)
     depths: tuple[int, int, int] = setting(DEPTHS[8], low=1)
 
@@ -143,7 +145,13 @@ class TrainConfig:
         """
         source = self.source if self.uses_maps else None
         later = {"size": None, "base": "saliency", "widths": WIDTHS, "depths": DEPTHS[8]}
-        absent = {"root", "device", "compile", *(name for name, value in later.items() if getattr(self, name) == value)}
+        absent = {
+            "root",
+            "device",
+            "compile",
+            "skip_unreadable",
+            *(name for name, value in later.items() if getattr(self, name) == value),
+        }
         if source != "shuffled":
             absent.add("base")
         if source not in CLS_SOURCES:

@@ -48,7 +48,10 @@ def add_options(parser: argparse.ArgumentParser, settings: type, without: tuple[
         if field.name not in without:
             option, (kinds, n) = f"--{field.name.replace('_', '-')}", _kinds(field.type)
             shown = " ".join(map(str, field.default)) if n else field.default
-            parser.add_argument(option, type=_reader(kinds), nargs=n, help=f"default {shown}")
+            if kinds == (bool,):
+                parser.add_argument(option, action="store_true", default=None)
+            else:
+                parser.add_argument(option, type=_reader(kinds), nargs=n, help=f"default {shown}")
 
 
 def given(options: dict[str, Any], settings: type) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def attention_maps(
     device: str | torch.device | None = None,
     name: str = "images",
     cache: Path | None = None,
+    mapped: bool = False,
 ) -> Tensor:
     """One attention map for each image.
 
@@ -59,6 +60,7 @@ def attention_maps(
         device: where the ViT runs; None means CUDA if present, else the CPU.
         name: what to call the images in file names and progress, for example "cifar10-train".
         cache: folder for finished and half-finished maps; None means ``cache/maps``.
+        mapped: give maps that are on disk as they are there, read as needed: those of "vit-s14" as uint8, 255 times as large.
 
     Returns:
         float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0). K is 1, or
@@ -77,7 +79,7 @@ def attention_maps(
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
         options = {"heads": heads, "masks": masks, "model": model, "weights": weights, "batch_size": batch_size}
-        maps = attention_maps(images, base, seed=seed, device=device, name=name, cache=cache, **options)
+        maps = attention_maps(images, base, seed=seed, device=device, name=name, cache=cache, mapped=mapped, **options)
         return shuffle(maps, seed)
     _check_heads(heads)
     if heads != "mean" and source not in CLS_SOURCES:
@@ -94,7 +96,7 @@ def attention_maps(
     cache = Path(cache) if cache is not None else paths.CACHE / "maps"
     if source == "saliency":
         settings = {"source": source, "size": MAP_SIZE, "version": 2}
-        return stored_maps(images, cache, name, settings, lambda: border_contrast, 256)
+        return stored_maps(images, cache, name, settings, lambda: border_contrast, 256, mapped)
 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
@@ -118,7 +120,7 @@ def attention_maps(
 
         return extract
 
-    return stored_maps(images, cache, name, settings, extractor, batch_size)
+    return stored_maps(images, cache, name, settings, extractor, batch_size, mapped)
 
 
 def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from resattn.files import digest, file_name, load_arrays, save_arrays
@@ -17,11 +18,18 @@ PART = 512  # images between two saved steps of an extraction
 
 
 def stored_maps(
-    images: Tensor, cache: Path, name: str, settings: dict, extractor: Callable[[], Extract], batch_size: int
+    images: Tensor,
+    cache: Path,
+    name: str,
+    settings: dict,
+    extractor: Callable[[], Extract],
+    batch_size: int,
+    mapped: bool = False,
 ) -> Tensor:
     """Maps from disk where they are whole and undamaged; else extract them, saving a part at a time.
 
     ``settings`` and the images are what the maps depend on; ``extractor()`` gives what makes maps, float or in bytes, of a batch.
+    ``mapped`` gives them as they are in the file, read as needed.
     """
     key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
     path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
@@ -32,6 +40,9 @@ def stored_maps(
         kept = {"maps": array}, settings
         save_arrays(path, *kept)
         shutil.rmtree(parts, ignore_errors=True)
+    if mapped:
+        with safe_open(path, "pt") as file:  # which maps it into memory
+            return file.get_tensor("maps")
     maps = torch.from_numpy(kept[0]["maps"])
     return maps / 255 if maps.dtype == torch.uint8 else maps
 

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_ERASED_AREA = (0.02, 0.33)  # smallest and largest share of the image, as torchvision's RandomErasing
+_ERASED_ASPECT = (0.3, 3.3)  # smallest and largest height / width, log-uniform between
+
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (B, C, H, W) to float32 with the given channel mean and standard deviation (on the scale [0, 1], above 0)."""
@@ -25,8 +28,6 @@ def augment(
     padding: int = 4,
     flip: float = 0.5,
     erase: float = 0.2,
-    erase_area: tuple[float, float] = (0.02, 0.33),
-    erase_aspect: tuple[float, float] = (0.3, 3.3),
 ) -> tuple[Tensor, Tensor | None]:
     """Augment a whole batch at once, each sample with its own random numbers (Sec. 4).
 
@@ -42,8 +43,6 @@ def augment(
         move_maps: False leaves the maps as they are: a uniform map would get a border of zeros that tells where the crop lies.
         padding: pixels added on each side before the crop.
         flip, erase: probabilities in [0, 1].
-        erase_area: smallest and largest share of the image that is erased.
-        erase_aspect: smallest and largest height / width of the rectangle, log-uniform between.
 
     Returns:
         images float32 (B, C, H, W), normalized; maps as given in shape and dtype, or None.
@@ -53,7 +52,7 @@ def augment(
     shift = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device) - padding
     flipped = torch.rand(n, generator=generator, device=device) < flip
     moved = _crop_and_flip(images, shift, flipped, padding)
-    rectangles = _erase_rectangles(images, erase, erase_area, erase_aspect, generator)
+    rectangles = _erase_rectangles(images, erase, generator)
     noise = torch.randn(images.shape, generator=generator, device=device)
     moved = torch.where(rectangles[:, None], noise, normalize(moved, mean, std))
     if maps is not None and move_maps:
@@ -83,21 +82,16 @@ def _move_maps(maps: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Te
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _erase_rectangles(
-    images: Tensor,
-    probability: float,
-    area: tuple[float, float],
-    aspect: tuple[float, float],
-    generator: torch.Generator,
-) -> Tensor:
+def _erase_rectangles(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Boolean (B, H, W) for images (B, C, H, W): the rectangle to erase, empty for samples left alone.
 
     The same ten draws as torchvision's RandomErasing, all made at once: the first that fits counts, none means no erasing.
     """
     (n, _, height, width), device = images.shape, images.device
     uniform = torch.rand((5, n, 10), generator=generator, device=device)
-    log_aspect = torch.tensor(aspect).log()
-    target = height * width * (area[0] + (area[1] - area[0]) * uniform[0])
+    log_aspect = torch.tensor(_ERASED_ASPECT).log()
+    smallest, largest = _ERASED_AREA
+    target = height * width * (smallest + (largest - smallest) * uniform[0])
     ratio = (log_aspect[0] + (log_aspect[1] - log_aspect[0]) * uniform[1]).exp()
     tall, wide = (target * ratio).sqrt().round(), (target / ratio).sqrt().round()
     fits = (tall < height) & (wide < width)

@@ -1,13 +1,8 @@
 """Data sets as whole arrays of uint8, and the stratified split (Sec. 4)."""
 
-import hashlib
-import itertools
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +10,7 @@ from resattn import paths
 from resattn.config import LARGEST_SIDE
 from resattn.data import shapes
 from resattn.data.images import decode_images, list_images
-from resattn.files import load_arrays, save_arrays
+from resattn.files import digest, file_name, load_arrays, save_arrays
 
 _OFFICIAL_SIZES = {"cifar10": (10, 50_000, 10_000), "cifar100": (100, 50_000, 10_000)}
 _SHAPES_SIZES = {"train": (6_000, 1), "test": (2_000, 2)}  # number of images, seed
@@ -35,18 +30,29 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set with its train and test split and its class names (a label is an index into them)."""
+    """A named data set with its train and test split and its class names (a label is an index into them).
+
+    ``unreadable`` is how many image files were left out.
+    """
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
+    unreadable: int = 0
 
 
 def load_dataset(
-    name: str, root: str | Path | None = None, *, size: int | None = None, cache: Path | None = None
+    name: str,
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    cache: Path | None = None,
+    skip_unreadable: bool = False,
 ) -> Dataset:
-    """Load a data set into memory; decoded images are kept as one array file, so the second call takes a moment.
+    """Load a data set; a folder's images are decoded once, into arrays on disk, and read from there when they are used.
+
+    So a folder may be larger than memory. What is interrupted goes on at the next call; each call checks the arrays.
 
     Args:
         name: "shapes" (drawn on the spot); "cifar10" or "cifar100" (torchvision downloads them and checks their MD5,
@@ -56,9 +62,10 @@ def load_dataset(
         size: resize the shorter side to this many pixels and cut out the centre square. None keeps images as they are, and
             then all of a folder's images must have one size.
         cache: folder for the decoded arrays; None means ``cache/datasets``.
+        skip_unreadable: leave out images that cannot be read, and name them, instead of raising an error.
 
     Raises:
-        ValueError: unknown name, or a folder that is empty, incomplete, or holds an unreadable image (the message names it).
+        ValueError: unknown name, or a folder that is empty, incomplete, or holds unreadable images (the message names each).
     """
     root = Path(root) if root is not None else paths.DATA
     cache = Path(cache) if cache is not None else paths.CACHE / "datasets"
@@ -69,7 +76,7 @@ def load_dataset(
         if size is not None:
             raise ValueError(f"size applies to image folders only, not to {name!r} (got size={size})")
         return _load_shapes(cache) if name == "shapes" else _download_cifar(name, root)
-    return _load_folder(folder, name if name in _OFFICIAL_SIZES else folder.name, size, cache)
+    return _load_folder(folder, name if name in _OFFICIAL_SIZES else folder.name, size, cache, skip_unreadable)
 
 
 def stratified_split(labels: Tensor, n_val: int = 5000, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -113,16 +120,19 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _load_shapes(cache: Path) -> Dataset:
-    source = hashlib.sha256(Path(__file__).with_name("shapes.py").read_bytes() + repr(_SHAPES_SIZES).encode())
-
-    def draw() -> dict[str, np.ndarray]:
-        arrays = {}
+    source = digest(Path(__file__).with_name("shapes.py").read_bytes(), repr(_SHAPES_SIZES))
+    path = cache / f"shapes-{source[:16]}.safetensors"
+    arrays, _ = load_arrays(path) or ({}, {})
+    if not arrays:
         for split, (n, seed) in _SHAPES_SIZES.items():
             names = (f"{split}_images", f"{split}_labels", f"{split}_masks")
             arrays |= zip(names, shapes.make_shapes(n, seed), strict=True)
-        return arrays
-
-    return _dataset("shapes", _cached(cache, f"shapes-{source.hexdigest()[:16]}", draw), shapes.CLASSES)
+        save_arrays(path, arrays)
+    parts = (
+        Split(*(torch.from_numpy(arrays[f"{split}_{kind}"]) for kind in ("images", "labels", "masks")))
+        for split in _SHAPES_SIZES
+    )
+    return Dataset("shapes", *parts, shapes.CLASSES)
 
 
 def _find_folder(name: str, root: Path) -> Path | None:
@@ -138,36 +148,35 @@ def _find_folder(name: str, root: Path) -> Path | None:
     )
 
 
-def _load_folder(folder: Path, name: str, size: int | None, cache: Path) -> Dataset:
-    files = {split: list_images(folder, split) for split in ("train", "test")}
-    classes = tuple(files["train"])
-    if classes != tuple(files["test"]):
-        odd = sorted(set(files["train"]) ^ set(files["test"]))
+def _load_folder(folder: Path, name: str, size: int | None, cache: Path, skip_unreadable: bool) -> Dataset:
+    found = {split: list_images(folder / split) for split in ("train", "test")}
+    classes = found["train"][0]
+    if classes != found["test"][0]:
+        odd = sorted(set(classes) ^ set(found["test"][0]))
         wanted = "train/ and test/ must hold the same classes"
         raise ValueError(f"dataset folder {folder}: {wanted}; only one of them has {odd[:5]}")
-    if name in _OFFICIAL_SIZES:
-        found = (len(classes), *(sum(map(len, files[split].values())) for split in ("train", "test")))
-        if found != _OFFICIAL_SIZES[name]:
-            sizes = "expected %d classes, %d training and %d test images, found %d, %d and %d"
-            sizes %= (*_OFFICIAL_SIZES[name], *found)
-            raise ValueError(f"dataset folder {folder} is not the whole of {name}: {sizes}; rename it to use a part")
-    listing = hashlib.sha256(repr(size).encode())
-    for by_class in files.values():
-        for path, n_bytes, modified in itertools.chain(*by_class.values()):
-            listing.update(f"{os.path.relpath(path, folder)} {n_bytes} {modified}\n".encode())
-
-    def decode() -> dict[str, np.ndarray]:
-        arrays = {}
-        for split, by_class in files.items():
-            labels = np.repeat(np.arange(len(classes)), [len(by_class[label]) for label in classes])
-            every = [path for label in classes for path, _, _ in by_class[label]]
-            arrays |= {f"{split}_images": decode_images(every, size), f"{split}_labels": labels.astype(np.int64)}
-        if arrays["train_images"].shape[1:] != arrays["test_images"].shape[1:]:
-            remedy = "pass size=32 (or another) to unify"
-            raise ValueError(f"dataset folder {folder}: train and test images differ in size; {remedy}")
-        return arrays
-
-    return _dataset(name, _cached(cache, f"{name}-{listing.hexdigest()[:16]}", decode), classes)
+    if len(classes) < 2:
+        raise ValueError(f"dataset folder {folder} must hold at least 2 classes, found {len(classes)}")
+    sizes = (len(classes), *(len(files) for _, files, _ in found.values()))
+    if sizes != (whole := _OFFICIAL_SIZES.get(name, sizes)):
+        numbers = f"expected {whole} classes, training and test images, found {sizes}"
+        raise ValueError(f"dataset folder {folder} is not the whole of {name}: {numbers}; rename it to use a part")
+    parts, unreadable = {}, []
+    for split, (_, files, labels) in found.items():
+        store = cache / file_name(name) / f"{split}-{size}-{digest(repr((folder.resolve(), files)))[:16]}"
+        images, rows, failed = decode_images(folder / split, files, size, store)
+        parts[split] = Split(torch.from_numpy(images), torch.tensor(labels)[rows])
+        unreadable += [f"{folder / split / file}: {why}" for file, why in failed.items()]
+    if unreadable and not skip_unreadable:
+        remedy = "replace them, or leave them out with skip_unreadable=True (--skip-unreadable); the others are decoded"
+        bad = f"{len(unreadable)} images that cannot be read: {'; '.join(unreadable)}"
+        raise ValueError(f"dataset folder {folder} holds {bad}. What to do: {remedy}")
+    for line in unreadable:
+        print(f"left out {line}", flush=True)
+    if parts["train"].images.shape[1:] != parts["test"].images.shape[1:]:
+        remedy = "pass size=32 (or another) to unify"
+        raise ValueError(f"dataset folder {folder}: train and test images differ in size; {remedy}")
+    return Dataset(name, parts["train"], parts["test"], classes, len(unreadable))
 
 
 def _download_cifar(name: str, root: Path) -> Dataset:
@@ -181,27 +190,8 @@ def _download_cifar(name: str, root: Path) -> Dataset:
             f"dataset {name!r} could not be fetched into {root}: {error}. Without a network, put the images under "
             f"{root / name}/{{train,test}}/<class>/*.png, or name their parent with root="
         ) from error
-    arrays = {}
-    for split, part in parts.items():
-        images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
-        arrays |= {f"{split}_images": images, f"{split}_labels": np.asarray(part.targets, np.int64)}
-    return _dataset(name, arrays, tuple(parts["train"].classes))
-
-
-def _cached(cache: Path, key: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays kept under ``key``; a missing or damaged file is built anew, never used."""
-    path = cache / f"{key}.safetensors"
-    if (kept := load_arrays(path)) is not None:
-        return kept[0]
-    arrays = build()
-    save_arrays(path, arrays, {"key": key})
-    return arrays
-
-
-def _dataset(name: str, arrays: dict[str, np.ndarray], classes: tuple[str, ...]) -> Dataset:
-    def split(part: str) -> Split:
-        masks = arrays.get(f"{part}_masks")
-        images, labels = torch.from_numpy(arrays[f"{part}_images"]), torch.from_numpy(arrays[f"{part}_labels"])
-        return Split(images, labels, None if masks is None else torch.from_numpy(masks))
-
-    return Dataset(name, split("train"), split("test"), classes)
+    splits = (
+        Split(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for part in parts.values()
+    )
+    return Dataset(name, *splits, tuple(parts["train"].classes))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resattn import paths
-from resattn.config import TrainConfig, has_cuda
+from resattn.config import TrainConfig
 from resattn.experiments.engine import Engine, Run, default_jobs, trainings, visible_gpus
 from resattn.experiments.notebooks import check_names, list_jobs
 from resattn.experiments.protocols import list_runs
@@ -21,8 +21,11 @@ def run(options: dict[str, Any]) -> tuple[int, Path | None]:
     """Run what the options of the command ask for: how many runs failed, and the folder that is worth a report."""
     if options["cpu"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    gpus = visible_gpus()
-    cuda = bool(gpus) and has_cuda()  # torch is slow to import: it is asked only where there is a GPU
+    cuda = False
+    if gpus := visible_gpus():
+        import torch  # here, because it takes seconds
+
+        cuda = torch.cuda.is_available()
     found = "a CUDA GPU is present" if cuda else "torch cannot use the GPU that is here" if gpus else "no CUDA GPU here"
     profile = options["profile"] or ("paper" if cuda else "demo")
     if not options["profile"] or (gpus and not cuda):

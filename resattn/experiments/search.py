@@ -119,14 +119,17 @@ class Trial(Run):
 
     def execute(self) -> None:
         """Train from the checkpoint where there is one; a loss that is not finite is an outcome, not a failure."""
-        from resattn.data.datasets import load_dataset
+        from resattn.data.datasets import Split, load_dataset
         from resattn.training.checkpoint import save_checkpoint
         from resattn.training.environment import find_device
         from resattn.training.trainer import Trainer
 
         checkpoint, diverged = self.record.with_suffix(".pt"), None
-        data = load_dataset(self.config.dataset, self.config.root, size=self.config.size)
-        unseen = replace(data, test=data.train)  # no trial can look at the test split
+        data = load_dataset(
+            self.config.dataset, self.config.root, size=self.config.size, skip_unreadable=self.config.skip_unreadable
+        )
+        few = Split(*(None if each is None else each[:2] for each in vars(data.train).values()))
+        unseen = replace(data, test=few)  # no trial can look at the test split
         run = Trainer(self.config, unseen, find_device(self.config.device))
         run.resume(checkpoint)
         try:
@@ -168,7 +171,8 @@ def search(
 
     from resattn.data.datasets import load_dataset
 
-    load_dataset(plan.config.dataset, plan.config.root, size=plan.config.size)  # once, before each trial tries to
+    shared = plan.config  # decoded once, before each trial tries to
+    load_dataset(shared.dataset, shared.root, size=shared.size, skip_unreadable=shared.skip_unreadable)
     journal = Path(journal).resolve()
     folder = journal.parent / f"{journal.stem}.trials" / plan.name
     with Engine(folder, jobs, scheduler) as engine:

@@ -9,13 +9,10 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-
-T = TypeVar("T", Tensor, Tensor | None)
 
 
 def rank() -> int:
@@ -53,9 +50,9 @@ def first_alone() -> Iterator[None]:
         dist.barrier()
 
 
-def share(values: T) -> T:
+def share(values: Tensor) -> Tensor:
     """This process's part of the rows."""
-    return values if values is None or n_processes() == 1 else values[rank() :: n_processes()]
+    return values if n_processes() == 1 else values[rank() :: n_processes()]
 
 
 def total(value: Tensor) -> Tensor:

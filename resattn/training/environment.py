@@ -35,7 +35,7 @@ def describe_environment(device: torch.device, revision: str | None) -> dict:
     """Device, threads, versions, the given code revision, peak memory of this process and the time, ready for JSON."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else processor_name(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor("model name") or platform.processor(),
         "instruction_set": instruction_set(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -47,18 +47,14 @@ def describe_environment(device: torch.device, revision: str | None) -> dict:
 
 
 def tune_process(device: torch.device) -> None:
-    """What an entry point does once for its whole process: compiled code is kept once a machine, and freed memory for the next step."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
-    if device.type == "cpu":
-        _keep_freed_memory()
+    """What an entry point does once for its whole process: compiled code is kept once a machine, and freed memory for the next step.
 
-
-def _keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step instead of giving it back to the system each time.
-
-    A training step on the CPU allocates some 25 MB at a time; handing those back and faulting them in anew costs about a tenth of
-    the step. Does nothing where the C library has no ``mallopt``.
+    A training step on the CPU allocates some 25 MB at a time; handing those back to the system and faulting them in anew costs about
+    a tenth of the step, so glibc is told to keep them. Other C libraries have no ``mallopt``.
     """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.CACHE / "inductor"))
+    if device.type != "cpu":
+        return
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
@@ -76,11 +72,6 @@ def instruction_set() -> str:
     if {"amx_bf16", "avx512_bf16"} & set(_processor("flags").split()):
         parts.append("bfloat16")
     return ", ".join(parts)
-
-
-def processor_name() -> str:
-    """The processor as /proc/cpuinfo names it, else as Python does."""
-    return _processor("model name") or platform.processor() or sys.platform
 
 
 def _processor(field: str) -> str:

@@ -7,20 +7,20 @@ from torch.nn import functional as F
 from resattn.data.augment import normalize
 from resattn.data.datasets import Split
 from resattn.training import distributed
+from resattn.training.inputs import batches
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str = "float32"
 ) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over a split whose tensors lie on the model's device; ``maps`` as the model takes them.
+    """Mean cross entropy and accuracy over a split as :func:`take` gives it; ``maps`` as the model takes them.
 
     Under torchrun every process must call it: each evaluates its share.
     """
     was_training = model.training
     model.eval()
-    part = Split(distributed.share(split.images), distributed.share(split.labels))
-    loss, correct = map(distributed.total, count_correct(model, part, distributed.share(maps), mean, std, precision))
+    loss, correct = map(distributed.total, count_correct(model, split, maps, mean, std, precision))
     model.train(was_training)
     return float(loss) / len(split), float(correct) / len(split)
 
@@ -29,16 +29,16 @@ def evaluate(
 def count_correct(
     model: nn.Module, split: Split, maps: Tensor | None, mean: Tensor, std: Tensor, precision: str
 ) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy and number of correct answers, on the device: nothing waits for a number."""
-    device = split.images.device
+    """Summed cross entropy and number of correct answers of this process's share, on the device: nothing waits for a number."""
+    device, n = mean.device, distributed.n_processes()
     loss, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(0, len(split), 250):
-        part = slice(start, start + 250)
+    parts = (slice(start, start + 250 * n, n) for start in range(distributed.rank(), len(split), 250 * n))
+    for images, share, labels in batches(split, maps, parts):
         with autocast(device, precision):
-            images = normalize(split.images[part], mean, std).contiguous(memory_format=torch.channels_last)
-            scores = model(images, None if maps is None else maps[part]).float()
-        loss += F.cross_entropy(scores, split.labels[part], reduction="sum")
-        correct += (scores.argmax(1) == split.labels[part]).sum()
+            images = normalize(images, mean, std).contiguous(memory_format=torch.channels_last)
+            scores = model(images, share).float()
+        loss += F.cross_entropy(scores, labels, reduction="sum")
+        correct += (scores.argmax(1) == labels).sum()
     return loss, correct
 
 

@@ -27,7 +27,7 @@ from resattn.training.checkpoint import load_checkpoint, save_checkpoint
 from resattn.training.compilation import compiled
 from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
 from resattn.training.evaluation import autocast, evaluate
-from resattn.training.inputs import network_maps, take
+from resattn.training.inputs import Batch, batches, fits, network_maps, take
 from resattn.training.optimizer import build_optimizer, learning_rate
 
 # A GPU likes few, large kernels; on a CPU the noise and index arrays of many images only fill memory and caches.
@@ -66,7 +66,7 @@ def train(
     device = distributed.join(find_device(config.device))
     tune_process(device)
     with distributed.first_alone():
-        data = load_dataset(config.dataset, config.root, size=config.size)
+        data = load_dataset(config.dataset, config.root, size=config.size, skip_unreadable=config.skip_unreadable)
     run = Trainer(config, data, device)
     run.resume(folder / "checkpoint.pt")
     while run.epoch < config.epochs:
@@ -88,14 +88,15 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: Dataset, device: torch.device):
         self.config, self.device, self.data, self.precision = config, device, data, config.precision
+        self.mapped = not fits(data, device)
         self.revision = code_revision()  # now: the checkout may move on while the run lasts
         n_val = config.n_val or (5_000 if data.name in ("cifar10", "cifar100") else len(data.train) // 10)
         fit, val = stratified_split(data.train.labels, n_val, config.seed)
         with distributed.first_alone():
-            train_maps, self.test_maps = network_maps(config, data, device)
+            train_maps, self.test_maps = network_maps(config, data, device, self.mapped)
         self.mean, self.std = (stat.to(device) for stat in channel_stats(data.train.images))
-        self.fit, self.fit_maps = take(data.train, train_maps, device, fit)
-        self.val, self.val_maps = take(data.train, train_maps, device, val)
+        self.fit, self.fit_maps = take(data.train, train_maps, device, fit, self.mapped)
+        self.val, self.val_maps = take(data.train, train_maps, device, val, self.mapped)
         if len(self.fit) < config.batch_size:
             raise ValueError(f"batch_size must be at most the {len(self.fit)} training images, got {config.batch_size}")
         channels = 1 if train_maps is None else train_maps.shape[1]
@@ -111,7 +112,8 @@ class Trainer:
         if n == 1:  # together with several processes compilation is untried
             self.forward = self.model
             if wanted:
-                self.forward = compiled(self.model, self._loss, self.fit, self.fit_maps, config.batch_size)
+                batch = next(batches(self.fit, self.fit_maps, [slice(0, config.batch_size)]))
+                self.forward = compiled(self.model, self._loss, *batch)
         self.order = torch.Generator().manual_seed(config.seed)
         self.augmentation = torch.Generator(device).manual_seed(config.seed)
         self.history: list[dict] = []
@@ -148,25 +150,22 @@ class Trainer:
         """The updates of one epoch, each giving its loss without waiting for it."""
         batch, n_batches = self.config.batch_size, len(self.fit) // self.config.batch_size
         order = torch.randperm(len(self.fit), generator=self.order)[: n_batches * batch]
-        order = order.view(n_batches, batch).to(self.device)
+        order = order if self.mapped else order.to(self.device)
         self.model.train()
         together = max(1, _IMAGES_AUGMENTED_TOGETHER.get(self.device.type, 512) // batch)
-        for first in range(0, n_batches, together):
-            chunk = order[first : first + together]
-            for i, (images, maps, labels) in enumerate(self._augmented(chunk), first):
-                rate = learning_rate(self.config, self.epoch * n_batches + i, self.config.epochs * n_batches)
-                yield self._step(images, maps, labels, rate)
+        chunks = batches(self.fit, self.fit_maps, order.split(together * batch))
+        for i, (images, maps, labels) in enumerate(b for chunk in chunks for b in self._augmented(*chunk)):
+            rate = learning_rate(self.config, self.epoch * n_batches + i, self.config.epochs * n_batches)
+            yield self._step(images, maps, labels, rate)
 
-    def _augmented(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """Batches (images, maps, labels) for rows of sample indices, augmented in one go: a GPU starts few, large kernels."""
-        index = order.flatten()
-        images, maps = self.fit.images[index], None if self.fit_maps is None else self.fit_maps[index]
+    def _augmented(self, images: Tensor, maps: Tensor | None, labels: Tensor) -> Iterator[Batch]:
+        """Batches of several batches, augmented in one go: a GPU starts few, large kernels."""
         moved = self.config.source != "uniform"
         images, maps = augment(images, maps, self.mean, self.std, self.augmentation, move_maps=moved)
         images = images.contiguous(memory_format=torch.channels_last)
-        for i, labels in enumerate(self.fit.labels[order]):
-            batch = slice(i * len(labels), (i + 1) * len(labels))
-            yield tuple(map(distributed.share, (images[batch], None if maps is None else maps[batch], labels)))
+        for start in range(0, len(labels), self.config.batch_size):
+            batch = slice(start, start + self.config.batch_size)
+            yield tuple(each if each is None else distributed.share(each[batch]) for each in (images, maps, labels))
 
     def _step(self, images: Tensor, maps: Tensor | None, labels: Tensor, rate: float) -> Tensor:
         """One update; returns the loss without waiting for it."""
@@ -220,7 +219,7 @@ class Trainer:
     def finish(self) -> dict:
         """Test accuracy of the last and of the best-validation epoch, and the record of the run."""
         start = time.perf_counter()
-        test = take(self.data.test, self.test_maps, self.device)
+        test = take(self.data.test, self.test_maps, self.device, mapped=self.mapped)
         test_loss, test_acc = self._evaluate(*test)
         last = self._copied_weights()
         self.model.load_state_dict(self.best)
@@ -235,6 +234,7 @@ class Trainer:
         metrics["epochs"] = self.history
         self.seconds += time.perf_counter() - start
         more = {"processes": n} if (n := distributed.n_processes()) > 1 else {}
+        more |= {"unreadable_images": n} if (n := self.data.unreadable) else {}
         more |= {"precision": self.precision, "seconds": round(self.seconds, 2)}
         return {
             "config": self.config.identity(),

@@ -13,6 +13,7 @@ from conftest import write_image
 
 from resattn import TrainConfig, load_dataset, paths, train
 from resattn.training import distributed
+from resattn.training.inputs import batches
 from resattn.training.trainer import Trainer
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -39,8 +40,8 @@ def colours(tmp_path) -> TrainConfig:
 def frozen_gradients(config: TrainConfig) -> dict[str, torch.Tensor]:
     """Gradients of the first two batches' losses, batch normalization in evaluation mode."""
     run = Trainer(config, load_dataset(config.dataset, config.root), torch.device("cpu"))
-    order = torch.randperm(len(run.fit), generator=run.order)[: 2 * config.batch_size].view(2, -1)
-    for batch in run._augmented(order):
+    order = torch.randperm(len(run.fit), generator=run.order)[: 2 * config.batch_size]
+    for batch in run._augmented(*next(batches(run.fit, run.fit_maps, [order]))):
         run.model.eval()
         run._loss(run.forward, *batch).backward()
     return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}

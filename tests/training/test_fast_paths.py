@@ -116,9 +116,8 @@ def test_the_straightforward_pipeline_feeds_the_same_data(birds):
     torch.manual_seed(0)
     images, moved, _ = zip(*(slow[i] for i in range(2000)), strict=True)
     run = Trainer(TrainConfig(**SETTINGS, **birds), data, torch.device("cpu"))
-    run.fit = one
-    run.fit_maps = maps[:1].expand(2000, -1, -1, -1)
-    fast, fast_maps, _ = next(run._augmented(torch.arange(2000)[None]))
+    drawn = run._augmented(one.images, maps[:1].expand(2000, -1, -1, -1), one.labels)
+    fast, fast_maps = (torch.cat(parts) for parts in list(zip(*drawn, strict=True))[:2])
     assert (torch.stack(images).mean(0) - fast.mean(0)).abs().max() < 0.15
     shrunk = torch.nn.functional.interpolate(fast_maps, (16, 16), mode="bicubic", align_corners=False)
     assert (torch.stack(moved).mean(0) - shrunk.mean(0)).abs().mean() < 0.05
@@ -158,6 +157,17 @@ def test_benchmarks_run(module, options, shapes_cache, monkeypatch):
     answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout.splitlines()[-1])["images_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_large_data_runs(tmp_path):
+    sides = [["--draw-only", "--images", "128", "--maps", "50"]]
+    sides += [["--child", side] for side in ("memory", "disk", "imagefolder", "decode", "maps")]
+    for options in sides:
+        command = [sys.executable, "-m", "benchmarks.large_data", "--folder", str(tmp_path), *options]
+        answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["images"] == 50
 
 
 def test_memory_of_a_run_counts_its_workers_and_leaves_out_those_that_ended():
