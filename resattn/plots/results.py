@@ -1,9 +1,8 @@
-"""Figures drawn from records: accuracies, learning curves, differences, the log of a self-distillation."""
+"""Figures drawn from records: accuracies, learning curves, differences."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resattn.analysis.claims import differences
@@ -81,7 +80,8 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
     put_title(axes[0], title)
     axes[1].set(ylabel="validation accuracy (%)")
     for ax in axes:
-        _count_epochs(ax)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     figure.tight_layout()
     return figure
@@ -137,37 +137,3 @@ def _title(runs: pd.DataFrame, maps: bool = False) -> str:
     named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
     sources = ", ".join(sorted(set(runs["source"].dropna()))) if maps else ""
     return f"{dataset}{named}, {counted}\n{f'maps {sources}, ' if sources else ''}{settings}"
-
-
-def history_figure(history: list[dict]) -> Figure:
-    """Losses and validation accuracy of one run, epoch by epoch."""
-    log = pd.DataFrame(history, index=range(1, len(history) + 1))
-    losses = log[["train_loss", "val_loss"]].set_axis(["training", "validation"], axis=1)
-    return _by_epoch({"loss (nats)": losses, "%": 100 * log[["val_acc"]].set_axis(["validation accuracy"], axis=1)})
-
-
-def distillation_figure(record: dict) -> Figure:
-    """The log of a self-distillation run: loss and entropies, and how well its attention finds the object, epoch by epoch."""
-    log = pd.DataFrame(record["metrics"]["epochs"]).set_index("epoch")
-    log = log.assign(bound=np.log(record["config"]["prototypes"]), uniform=1)
-    entropies = log[["loss", "teacher_entropy", "mean_entropy", "bound"]]
-    names = ["loss", "entropy of one target", "entropy of the mean target", "ln K"]
-    ratios = log[["energy_ratio", "uniform"]].set_axis(["attention", "uniform map"], axis=1)
-    shares = 100 * log[["pointing_game", "knn_acc"]].set_axis(["pointing game", "k-NN accuracy"], axis=1)
-    panels = {"nats": entropies.set_axis(names, axis=1), "energy ratio": ratios, "%": shares}
-    return _by_epoch(panels)
-
-
-def _by_epoch(panels: dict[str, pd.DataFrame]) -> Figure:
-    """Panels by their label, each with its columns as curves."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 2.8), layout="constrained")
-    for ax, (label, curves) in zip(axes, panels.items(), strict=True):
-        curves.plot(ax=ax, ylabel=label, ylim=(0, None), style=["o-", "s--", "^:", "-"])
-        ax.legend(fontsize=8)
-        _count_epochs(ax)
-    return figure
-
-
-def _count_epochs(ax: Axes) -> None:
-    ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)
