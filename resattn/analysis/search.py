@@ -27,16 +27,14 @@ def load_searches(folder: Path | str) -> pd.DataFrame:
     Raises:
         ValueError: a file is not a search record; the message names it.
     """
-    rows = []
+    tables = []
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            rows += _rows(json.loads(path.read_text(encoding="utf-8")))
+            tables.append(search_trials(json.loads(path.read_text(encoding="utf-8"))))
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            wrong = f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"search record {path} is not one that a search wrote ({wrong}); delete or mend it"
-            ) from error
-    return pd.DataFrame(rows, columns=_COLUMNS)
+            wrong = f"search record {path} is not one that a search wrote ({type(error).__name__}: {error})"
+            raise ValueError(f"{wrong}; delete or mend it") from error
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS)
 
 
 def search_trials(record: dict) -> pd.DataFrame:
@@ -44,7 +42,14 @@ def search_trials(record: dict) -> pd.DataFrame:
     "stage", "lr", "weight_decay", "seed", "val_acc" (fraction, after the last epoch; 0 where the loss was lost), "val_loss",
     "diverged", "seconds".
     """
-    return pd.DataFrame(_rows(record), columns=_COLUMNS)
+    config, rows = record["config"], []
+    protocol = ", ".join(f"{name}={value}" for name, value in sorted(config.items()) if name not in _NO_PROTOCOL)
+    for trial in record["trials"]:
+        diverged = trial["diverged"] is not None
+        last = {"val_acc": 0.0, "val_loss": np.inf} if diverged else trial["epochs"][-1]
+        about = {"protocol": protocol, "network": network(**config).bare}
+        rows.append(last | config | trial | about | {"epochs": config["epochs"], "diverged": diverged})
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def best_trial(trials: pd.DataFrame) -> pd.Series:
@@ -73,18 +78,6 @@ def search_differences(trials: pd.DataFrame) -> list[dict]:
             asked = {"question": "schedule", "place": "", "better": 1}
             asked["claim"] = f"{net}: cosine − constant, each at its best recipe"
             rows.append(about | asked | paired_difference(again["cosine"], again["constant"])._asdict())
-    return rows
-
-
-def _rows(record: dict) -> list[dict]:
-    config, rows = record["config"], []
-    protocol = ", ".join(f"{name}={value}" for name, value in sorted(config.items()) if name not in _NO_PROTOCOL)
-    for trial in record["trials"]:
-        diverged = trial["diverged"] is not None
-        last = {"val_acc": 0.0, "val_loss": np.inf} if diverged else trial["epochs"][-1]
-        about = {"protocol": protocol, "network": network(**config).bare}
-        known = last | config | trial | about | {"epochs": config["epochs"], "diverged": diverged}
-        rows.append({name: known[name] for name in _COLUMNS})
     return rows
 
 

@@ -69,15 +69,6 @@ def architecture_figure(net: ResAttnNet, images: Tensor, attention: Tensor) -> F
     return figure
 
 
-def receptive_field(layers: list[tuple[int, int]]) -> int:
-    """Side of the input window one output sees, in pixels, for (kernel, stride) of each layer (Sec. 1)."""
-    field, step = 1, 1
-    for kernel, stride in layers:
-        field += (kernel - 1) * step
-        step *= stride
-    return field
-
-
 def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, str]) -> None:
     on_feature = form == "residual"
     # The skips lie between the branches where the masks act on them, else on the other side.

@@ -49,9 +49,8 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
                     "linewidths": 0.8,
                 }
                 drawn = ax.scatter("lr", y, c="val_acc", data=own, label=_LABELS.get(stage, stage), **look, **colours)
-            ax.plot(
-                best["lr"], best[y], "o", color="#222222", markersize=14, fillstyle="none", clip_on=False, label="best"
-            )
+            ring = {"color": "#222222", "markersize": 14, "fillstyle": "none", "clip_on": False}
+            ax.plot(best["lr"], best[y], "o", label="best", **ring)
     for ax, label in zip(axes[:, 0], _ROWS.values(), strict=True):
         ax.set_ylabel(label)
     axes[0, 0].set_ylim(0, None)

@@ -69,7 +69,9 @@ def _exporter():
     formats = ["text/html", "text/markdown", "image/png", "image/jpeg", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": formats}})
     exporter = HTMLExporter(template_name="basic", config=config)
-    markdown = MarkdownWithMath(renderer=Renderer(escape=True, allow_harmful_protocols=False, exclude_anchor_links=True))
+    markdown = MarkdownWithMath(
+        renderer=Renderer(escape=True, allow_harmful_protocols=False, exclude_anchor_links=True)
+    )
     exporter.register_filter("markdown2html", markdown.render)
     return exporter
 
