@@ -73,11 +73,8 @@ def read_record(path: Path | str) -> dict | None:
 
 
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
-    """For each data set the runs of Table 3's networks that count: of one protocol, and with one source of maps.
-
-    The protocol is the first of the paper's, "reduced", "short" and "demo" that has records, else the one with most; the maps are
-    that preset's own where it has records of them, else those with most.
-    """
+    """For each data set the runs of Table 3's networks at one protocol, that of the first preset that has records, else the one with
+    most; and with one source of maps, that of the preset where it has records, else the one with most."""
     table3 = records.loc[[_may_count(one) for one in records["network"]]]
     chosen = [_main(group) for _, group in one_per_seed(table3).groupby("dataset")]
     return pd.concat(chosen, ignore_index=True) if chosen else records[:0]

@@ -19,11 +19,7 @@ class Difference(NamedTuple):
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half-width of Student's 95 % interval; the half-width is NaN for a single value.
-
-    Raises:
-        ValueError: there is no value.
-    """
+    """Mean and half-width of Student's 95 % interval; the half-width is NaN for a single value, and no value is a ValueError."""
     values = np.asarray(list(values), float)
     if not len(values):
         raise ValueError("values must not be empty")
@@ -34,11 +30,7 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> Difference:
-    """Of ``one`` - ``other``, each indexed by seed, over the seeds that both have.
-
-    Raises:
-        ValueError: a seed is there twice.
-    """
+    """Of ``one`` - ``other``, each indexed by seed, over the seeds that both have; a seed that is there twice is a ValueError."""
     if one.index.has_duplicates or other.index.has_duplicates:
         raise ValueError(f"one and other must hold one run a seed, got seeds {list(one.index)} and {list(other.index)}")
     pairs = (one - other).dropna()

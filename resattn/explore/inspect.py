@@ -42,11 +42,9 @@ class Explorer:
     Args:
         weights: "gated" or "printed" for a network that travels with the package, trained on ``shapes``; or the file of one
             trained here, ``runs/training/<slug>/weights.safetensors``.
-        vit: the ViT whose heads are shown, and whose map the network gets if it was trained with a ViT's; None means the one it was
-            trained with ("dino-tiny" where that was another source).
+        vit: the ViT whose heads are shown, and whose map a network gets that was trained with a ViT's; None: that ViT, else "dino-tiny".
 
-    Attributes:
-        forms: those in which the weights can be used; "residual" only where they were trained in it.
+    ``forms`` are those in which the weights can be used; "residual" only where they were trained in it.
 
     Raises:
         ValueError: the weights cannot be read, or their network has no attention branch or was trained with maps not in ``SOURCES``.
@@ -100,13 +98,10 @@ class Explorer:
 
 
 def read_picture(content: bytes, name: str, size: int = 32) -> Tensor:
-    """The centre square, ``size`` pixels on a side, of a PNG, JPEG, or anything else that Pillow reads; transparent parts become white.
-
-    Returns:
-        uint8 (3, size, size).
+    """The centre square of a picture that Pillow reads, as uint8 (3, size, size); transparent parts become white.
 
     Raises:
-        ValueError: the file cannot be read as a picture, or a side is below ``size``; the message says ``name``.
+        ValueError: it cannot be read, or a side is below ``size``; the message says ``name``.
     """
     from PIL import Image, ImageOps
 

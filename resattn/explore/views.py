@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,9 +76,7 @@ def strength_view(explorer: Explorer, view: View, a: float, form: str) -> Figure
 
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG, quickly: no tight box, little compression."""
-    buffer = io.BytesIO()
-    figure.set_dpi(100)
-    FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})
+    figure.savefig(buffer := io.BytesIO(), dpi=100, bbox_inches=None, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 

@@ -56,11 +56,7 @@ def stacks_figure(net: ResAttnNet) -> Figure:
 
 
 def architecture_figure(net: ResAttnNet, images: Tensor, attention: Tensor) -> Figure:
-    """Every form of the whole network (Fig. 3), with the shape each part puts out.
-
-    The last attention block is drawn in the residual form alone, whether or not ``net`` was built with it; what it puts out has the
-    shape of the feature that it gates.
-    """
+    """Every form of the whole network (Fig. 3), in whichever ``net`` was built, with the shape each part puts out."""
     shapes = _shapes(net, images, attention)
     figure, axes = plt.subplots(len(FORMS), 1, figsize=(10.8, 2.65 * len(FORMS)))
     for ax, form in zip(axes, FORMS, strict=True):

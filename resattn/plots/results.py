@@ -23,25 +23,18 @@ def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
 
 
 def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
-    """A forest plot for each data set by file name; of several protocols, of the one with most comparisons.
-
-    Without intervals, from one seed, there is none.
-    """
+    """A forest plot for each data set that has intervals, by file name; of several protocols, of the one with most comparisons."""
     figures, table = {}, differences(records)
     for dataset, rows in table[(table["metric"] == "accuracy") & table["half"].notna()].groupby("dataset"):
         protocol = rows["protocol"].mode().iloc[0]
         runs = records[(records["dataset"] == dataset) & (records["protocol"] == protocol)]
-        title = _title(runs)
-        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], title)
+        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], _title(runs))
     return figures
 
 
 def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
-    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval.
-
-    The paper's number is a grey cross, where the runs have the paper's settings. Where networks have different numbers of seeds, each
-    says its own.
-    """
+    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval; the paper's number a grey
+    cross, where the runs have its settings."""
     table = accuracy_table(runs)
     figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(table) + 1.1))
     for i, row in enumerate(table.itertuples()):
@@ -88,13 +81,12 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
 
 
 def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
-    """The differences of one data set and protocol, question by question, with 95 % intervals.
+    """The differences of one data set and protocol, question by question, with 95 % intervals; filled where significant.
 
-    Filled: significant after Holm's correction within the question. The axis is linear near 0 and logarithmic further out, so that
-    large and small effects fit one picture.
+    The axis is linear near 0 and logarithmic further out, so that large and small effects fit one picture.
 
     Args:
-        table: rows of :func:`resattn.analysis.claims.differences`, all in points.
+        table: rows of :func:`resattn.analysis.claims.differences`, all in points and with an interval.
     """
     n_lines = len(table) + 1.4 * table["question"].nunique()
     figure, ax = plt.subplots(figsize=(8.6, 0.235 * n_lines + 0.9))
@@ -106,9 +98,8 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
         ax.text(-0.012, y, QUESTIONS[question], fontsize=9, fontweight="bold", ha="right", **beside)
         for row in rows.itertuples():
             y += 1
-            half = row.half if np.isfinite(row.half) else None
             face = look["color"] if row.significant else "white"
-            ax.errorbar(row.mean, y, xerr=half, markerfacecolor=face, **look)
+            ax.errorbar(row.mean, y, xerr=row.half, markerfacecolor=face, **look)
             ax.text(1.02, y, row.difference, fontsize=8, **beside)
             labels[y] = row.claim
         y += 1

@@ -26,10 +26,8 @@ def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
 
 
 def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
-    """A column a search: every trial by learning rate, above with its validation accuracy, below with its weight decay.
-
-    Colour is the validation accuracy, that of trials that diverged 0.
-    """
+    """A column a search: every trial by learning rate, above with its validation accuracy (0 where it diverged), its colour, below
+    with its weight decay."""
     searched = trials[trials["stage"] != "confirm"].assign(val_acc=100 * trials["val_acc"])
     searches = list(searched.groupby(["network", "schedule"]))
     size = (2.8 * len(searches) + 2.2, 5.2)
