@@ -14,9 +14,9 @@ SEARCH_QUESTIONS = {
     "recipe": "Is Table 1's learning rate the best that a random search finds?",
     "schedule": "Is cosine decay better than a constant learning rate?",
 }
-_SEARCH = ["dataset", "protocol", "network", "schedule"]
 _RECIPE = ["lr", "weight_decay"]
-_COLUMNS = [*_SEARCH, "image_size", "epochs", "stage", *_RECIPE, "seed", "val_acc", "val_loss", "diverged", "seconds"]
+_COLUMNS = ["dataset", "protocol", "network", "schedule", "image_size", "epochs", "stage"]
+_COLUMNS += [*_RECIPE, "seed", "val_acc", "val_loss", "diverged", "seconds"]
 _NO_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "schedule"}
 _TABLE1 = (PAPER["lr"], PAPER["weight_decay"])
 
@@ -62,7 +62,7 @@ def search_differences(trials: pd.DataFrame) -> list[dict]:
     """Best recipe minus Table 1's, and cosine minus constant, each at its best: in points of validation accuracy, paired by the seeds
     that trained both again; as rows for :func:`resattn.analysis.claims.judge`."""
     rows = []
-    for (dataset, protocol, net), group in trials.groupby(_SEARCH[:-1]):
+    for (dataset, protocol, net), group in trials.groupby(["dataset", "protocol", "network"]):
         size, epochs = group.iloc[0][["image_size", "epochs"]]
         about = {"dataset": dataset, "protocol": protocol, "metric": "accuracy", "claimed": np.nan}
         about["words"] = f"{dataset}, {size} pixels, {epochs} epoch{'s' if epochs > 1 else ''}, validation"

@@ -57,12 +57,8 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 
 
 def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
-    """Whether a difference supports or contradicts a claim about its sign; where undecided, the sizes that its interval excludes.
-
-    Args:
-        p: adjusted for how many comparisons were looked at.
-        better: the sign that the claim gives the difference. 0 claims that there is none, which no test can support.
-    """
+    """Whether a difference, whose p is adjusted, supports or contradicts the claim that its sign is ``better`` (0: that there is none,
+    which no test can support); where undecided, the sizes that its interval excludes."""
     if not np.isfinite(half):
         return "undecided; one seed"
     if p < ALPHA:

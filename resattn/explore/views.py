@@ -20,10 +20,9 @@ _EDGES = {"left": 0.01, "right": 0.99, "wspace": 0.06, "hspace": 0.25}
 
 @matplotlib.rc_context(_LOOK)
 def map_view(view: View) -> Figure:
-    """A picture, its maps, and the masks x_a(i) the attention branch makes of them, drawn over the picture; dark is 0, bright 1.
+    """A picture, its maps, and the masks x_a(i) that the attention branch makes, drawn over the picture; dark is 0, bright 1.
 
-    A mask has many channels. Shown are their mean, stretched to its own range, which the title gives, and the two channels that
-    follow the map most closely and least. Below them are the heads of a ViT that has several.
+    Of a mask the mean over channels, stretched to the range in its title, and the channels that follow the map most and least.
     """
     heads, grey = view.heads if len(view.heads) > 1 else (), view.pixels.float().mean(0)
     columns = 2 + len(view.masks)
@@ -51,10 +50,7 @@ def map_view(view: View) -> Figure:
 
 @matplotlib.rc_context(_LOOK)
 def strength_view(explorer: Explorer, view: View, a: float, form: str) -> Figure:
-    """What the network answers at one strength and form, and how the answer moves with the strength.
-
-    Outlines are the answer at the strength and form that the weights were trained with.
-    """
+    """What the network answers at one strength and form (outlines: at those it was trained with), and how it moves with the strength."""
     config, classes = explorer.config, explorer.data.classes
     figure = Figure(figsize=(_WIDTH, 2.6))
     _show(figure.add_axes((0, 0.52, 0.13, 0.36)), view.pixels.permute(1, 2, 0), view.name.replace(": ", "\n"))
