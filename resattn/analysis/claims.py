@@ -29,9 +29,9 @@ def differences(records: pd.DataFrame) -> pd.DataFrame:
     """Every comparison that records allow, in the order of ``COMPARISONS``, paired by seed within one data set and protocol, judged.
 
     Returns:
-        What a :class:`resattn.experiments.protocols.Comparison` has, and "words" (the protocol) and "claim" (the pair) for people,
-        "claimed" (gain that the paper reports, or NaN), "seeds", "mean" and "half" (of the 95 % interval, in points or epochs; half is
-        NaN for one seed), "p" (adjusted), "significant", "folder" (of the records), and as text "difference", "verdict" and "reported".
+        What a :class:`resattn.experiments.protocols.Comparison` has; for people "words" (the protocol), "claim" (the pair) and ``TEXTS``;
+        "claimed" (the paper's gain, or NaN), "seeds", "mean" and "half" (of the 95 % interval, in points or epochs; NaN for one seed),
+        "p" (adjusted), "significant", "folder" (of the records).
     """
     return judge(_compared(records))
 

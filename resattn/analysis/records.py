@@ -16,24 +16,7 @@ _NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths"
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
 _COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "protocol", "settings", *_SETTINGS)
 _COLUMNS += ("test_acc", "test_acc_at_best_val", "parameters", "seconds", "device", "history", "path")
-_FRACTION, _POSITIVE = {"type": "number", "minimum": 0, "maximum": 1}, {"type": "number", "minimum": 0}
-_COUNT, _TEXT = {"type": "integer", "minimum": 1}, {"type": "string"}
-
-
-def _object(optional: dict | None = None, **required: dict) -> dict:
-    return {"type": "object", "properties": (optional or {}) | required, "required": list(required)}
-
-
-_EPOCH = _object(train_loss=_POSITIVE, val_loss=_POSITIVE, val_acc=_FRACTION)
-_EPOCHS = {"type": "array", "minItems": 1, "items": _EPOCH}
-_ACCURACIES = dict.fromkeys(("test_acc", "test_acc_at_best_val"), _FRACTION)
-_METRICS = _object({"test_loss": _POSITIVE}, **_ACCURACIES, best_val_epoch=_COUNT, epochs=_EPOCHS)
-_MACHINE = dict.fromkeys(("instruction_set", "python", "precision", "finished"), _TEXT)
-_MACHINE |= {"peak_memory_mb": _POSITIVE, "threads": _COUNT}
-_MACHINE["versions"] = {"type": "object", "additionalProperties": _TEXT}
-_MACHINE["revision"] = {"type": ["string", "null"]}  # null outside a git checkout
-_ENVIRONMENT = _object(_MACHINE, seconds=_POSITIVE, device=_TEXT)
-_RECORD = _object(config={"type": "object"}, metrics=_METRICS, parameters=_COUNT, environment=_ENVIRONMENT)
+_SCHEMA = Path(__file__).with_name("record.schema.json")
 
 
 def load_records(*folders: Path | str) -> pd.DataFrame:
@@ -90,11 +73,8 @@ def read_record(path: Path | str) -> dict | None:
 
 
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
-    """For each data set the runs of Table 3's networks that count: of one protocol, and with one source of maps.
-
-    The protocol is the first of the paper's, "reduced", "short" and "demo" that has records, else the one with most; the maps are
-    that preset's own where it has records of them, else those with most.
-    """
+    """For each data set the runs of Table 3's networks at one protocol, that of the first preset that has records, else the one with
+    most; and with one source of maps, that of the preset where it has records, else the one with most."""
     table3 = records.loc[[_may_count(one) for one in records["network"]]]
     chosen = [_main(group) for _, group in one_per_seed(table3).groupby("dataset")]
     return pd.concat(chosen, ignore_index=True) if chosen else records[:0]
@@ -157,4 +137,4 @@ def _finite(text: str) -> float:
 def _validator():
     from jsonschema import Draft202012Validator  # here, because it takes a moment to import
 
-    return Draft202012Validator(_RECORD)
+    return Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))

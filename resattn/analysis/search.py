@@ -14,9 +14,9 @@ SEARCH_QUESTIONS = {
     "recipe": "Is Table 1's learning rate the best that a random search finds?",
     "schedule": "Is cosine decay better than a constant learning rate?",
 }
-_SEARCH = ["dataset", "protocol", "network", "schedule"]
 _RECIPE = ["lr", "weight_decay"]
-_COLUMNS = [*_SEARCH, "image_size", "epochs", "stage", *_RECIPE, "seed", "val_acc", "val_loss", "diverged", "seconds"]
+_COLUMNS = ["dataset", "protocol", "network", "schedule", "image_size", "epochs", "stage"]
+_COLUMNS += [*_RECIPE, "seed", "val_acc", "val_loss", "diverged", "seconds"]
 _NO_PROTOCOL = {"dataset", "model", "form", "a", "source", "heads", "weights", "schedule"}
 _TABLE1 = (PAPER["lr"], PAPER["weight_decay"])
 
@@ -27,16 +27,14 @@ def load_searches(folder: Path | str) -> pd.DataFrame:
     Raises:
         ValueError: a file is not a search record; the message names it.
     """
-    rows = []
+    tables = []
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            rows += _rows(json.loads(path.read_text(encoding="utf-8")))
+            tables.append(search_trials(json.loads(path.read_text(encoding="utf-8"))))
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            wrong = f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"search record {path} is not one that a search wrote ({wrong}); delete or mend it"
-            ) from error
-    return pd.DataFrame(rows, columns=_COLUMNS)
+            wrong = f"search record {path} is not one that a search wrote ({type(error).__name__}: {error})"
+            raise ValueError(f"{wrong}; delete or mend it") from error
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS)
 
 
 def search_trials(record: dict) -> pd.DataFrame:
@@ -44,7 +42,14 @@ def search_trials(record: dict) -> pd.DataFrame:
     "stage", "lr", "weight_decay", "seed", "val_acc" (fraction, after the last epoch; 0 where the loss was lost), "val_loss",
     "diverged", "seconds".
     """
-    return pd.DataFrame(_rows(record), columns=_COLUMNS)
+    config, rows = record["config"], []
+    protocol = ", ".join(f"{name}={value}" for name, value in sorted(config.items()) if name not in _NO_PROTOCOL)
+    for trial in record["trials"]:
+        diverged = trial["diverged"] is not None
+        last = {"val_acc": 0.0, "val_loss": np.inf} if diverged else trial["epochs"][-1]
+        about = {"protocol": protocol, "network": network(**config).bare}
+        rows.append(last | config | trial | about | {"epochs": config["epochs"], "diverged": diverged})
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def best_trial(trials: pd.DataFrame) -> pd.Series:
@@ -57,7 +62,7 @@ def search_differences(trials: pd.DataFrame) -> list[dict]:
     """Best recipe minus Table 1's, and cosine minus constant, each at its best: in points of validation accuracy, paired by the seeds
     that trained both again; as rows for :func:`resattn.analysis.claims.judge`."""
     rows = []
-    for (dataset, protocol, net), group in trials.groupby(_SEARCH[:-1]):
+    for (dataset, protocol, net), group in trials.groupby(["dataset", "protocol", "network"]):
         size, epochs = group.iloc[0][["image_size", "epochs"]]
         about = {"dataset": dataset, "protocol": protocol, "metric": "accuracy", "claimed": np.nan}
         about["words"] = f"{dataset}, {size} pixels, {epochs} epoch{'s' if epochs > 1 else ''}, validation"
@@ -73,18 +78,6 @@ def search_differences(trials: pd.DataFrame) -> list[dict]:
             asked = {"question": "schedule", "place": "", "better": 1}
             asked["claim"] = f"{net}: cosine − constant, each at its best recipe"
             rows.append(about | asked | paired_difference(again["cosine"], again["constant"])._asdict())
-    return rows
-
-
-def _rows(record: dict) -> list[dict]:
-    config, rows = record["config"], []
-    protocol = ", ".join(f"{name}={value}" for name, value in sorted(config.items()) if name not in _NO_PROTOCOL)
-    for trial in record["trials"]:
-        diverged = trial["diverged"] is not None
-        last = {"val_acc": 0.0, "val_loss": np.inf} if diverged else trial["epochs"][-1]
-        about = {"protocol": protocol, "network": network(**config).bare}
-        known = last | config | trial | about | {"epochs": config["epochs"], "diverged": diverged}
-        rows.append({name: known[name] for name in _COLUMNS})
     return rows
 
 

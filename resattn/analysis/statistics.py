@@ -19,11 +19,7 @@ class Difference(NamedTuple):
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half-width of Student's 95 % interval; the half-width is NaN for a single value.
-
-    Raises:
-        ValueError: there is no value.
-    """
+    """Mean and half-width of Student's 95 % interval; the half-width is NaN for a single value, and no value is a ValueError."""
     values = np.asarray(list(values), float)
     if not len(values):
         raise ValueError("values must not be empty")
@@ -34,11 +30,7 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> Difference:
-    """Of ``one`` - ``other``, each indexed by seed, over the seeds that both have.
-
-    Raises:
-        ValueError: a seed is there twice.
-    """
+    """Of ``one`` - ``other``, each indexed by seed, over the seeds that both have; a seed that is there twice is a ValueError."""
     if one.index.has_duplicates or other.index.has_duplicates:
         raise ValueError(f"one and other must hold one run a seed, got seeds {list(one.index)} and {list(other.index)}")
     pairs = (one - other).dropna()
@@ -65,12 +57,8 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 
 
 def verdict(mean: float, half: float, p: float, better: int = 1) -> str:
-    """Whether a difference supports or contradicts a claim about its sign; where undecided, the sizes that its interval excludes.
-
-    Args:
-        p: adjusted for how many comparisons were looked at.
-        better: the sign that the claim gives the difference. 0 claims that there is none, which no test can support.
-    """
+    """Whether a difference, whose p is adjusted, supports or contradicts the claim that its sign is ``better`` (0: that there is none,
+    which no test can support); where undecided, the sizes that its interval excludes."""
     if not np.isfinite(half):
         return "undecided; one seed"
     if p < ALPHA:

@@ -16,7 +16,6 @@ from resattn.config import FORMS
 from resattn.data.augment import normalize
 from resattn.data.datasets import Dataset, channel_stats
 from resattn.models.checkpoints import demo_weights, load_trained, trained_config
-from resattn.models.resattn import ResAttnNet, coefficients
 
 SOURCES = ("dino", "dino-tiny", "saliency")  # of the networks that can be explored
 SWEEP = torch.linspace(0, 1, 11)  # the strengths at which probabilities are drawn
@@ -37,31 +36,15 @@ class View:
     masks: dict[str, Tensor]  # those of the form that the network was trained in, by name, float (C, H, W)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a network says, and for each block what its mask acts on, the skip or the feature: mean size over channels."""
-
-    scores: Tensor  # float (classes,)
-    masked: list[Tensor]  # float (H, W)
-    whole: list[Tensor]  # the same without the mask
-
-    @property
-    def probabilities(self) -> Tensor:
-        """float (classes,)"""
-        return self.scores.softmax(0)
-
-
 class Explorer:
     """A trained network, the ViT it looks through, and a data set to pick images from.
 
     Args:
         weights: "gated" or "printed" for a network that travels with the package, trained on ``shapes``; or the file of one
             trained here, ``runs/training/<slug>/weights.safetensors``.
-        vit: the ViT whose heads are shown, and whose map the network gets if it was trained with a ViT's; None means the one it was
-            trained with ("dino-tiny" where that was another source).
+        vit: the ViT whose heads are shown, and whose map a network gets that was trained with a ViT's; None: that ViT, else "dino-tiny".
 
-    Attributes:
-        forms: those in which the weights can be used; "residual" only where they were trained in it.
+    ``forms`` are those in which the weights can be used; "residual" only where they were trained in it.
 
     Raises:
         ValueError: the weights cannot be read, or their network has no attention branch or was trained with maps not in ``SOURCES``.
@@ -97,50 +80,28 @@ class Explorer:
         return View(name, pixels, label, mask, heads, average, saliency[0, 0], fed[0], masks)
 
     @torch.no_grad()
-    def answer(self, view: View, a: float, form: str) -> Answer:
-        """What the network says of a picture at strength ``a`` in [0, 1] in one of its ``forms``, weights unchanged."""
-        net, whole, on_feature = self._network(a, form), [], form == "residual"
-
-        def keep(_layer: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
-            whole.append((output if on_feature else given[0])[0].abs())
-
-        for block in net.blocks:
-            (block.bn2 if on_feature else block.conv1).register_forward_hook(keep)
-        scores, used = self._scores(net, view), coefficients(form, net.a)
-        fixed, gate = used.skip * used.open, used.skip * used.gate
-        if on_feature:
-            fixed, gate = used.feature, used.feature_gate
-        masked = [x * (fixed + gate * mask[0]) for x, mask in zip(whole, net.masks(view.attention[None]), strict=True)]
-        return Answer(scores, [x.mean(0) for x in masked], [x.mean(0) for x in whole])
-
-    @torch.no_grad()
-    def sweep(self, view: View, form: str) -> Tensor:
-        """Probabilities at the strengths of ``SWEEP``: float (strengths, classes)."""
-        return torch.stack([self._scores(self._network(float(a), form), view) for a in SWEEP]).softmax(1)
-
-    def _network(self, a: float, form: str) -> ResAttnNet:
-        net = copy.deepcopy(self.net)
-        net.a, net.form = a, form
-        return net
-
-    def _scores(self, net: ResAttnNet, view: View) -> Tensor:
-        shown, trained = len(self.data.classes), len(net.fc.bias)
+    def answer(self, view: View, a: float, form: str) -> Tensor:
+        """What the network says of a picture at strength ``a`` in [0, 1] in one of its ``forms``, weights unchanged: scores (classes,)."""
+        shown, trained = len(self.data.classes), len(self.net.fc.bias)
         if (self.config.dataset, trained) != (self.data.name, shown):
             raise ValueError(
                 f"weights must be trained on the data set that is shown, {self.data.name!r} with {shown} classes; "
                 f"got ones trained on {self.config.dataset!r} with {trained}"
             )
+        net = copy.deepcopy(self.net)
+        net.a, net.form = a, form
         return net(normalize(view.pixels[None], self.mean, self.std), view.attention[None])[0]
+
+    def sweep(self, view: View, form: str) -> Tensor:
+        """Probabilities at the strengths of ``SWEEP``: float (strengths, classes)."""
+        return torch.stack([self.answer(view, float(a), form) for a in SWEEP]).softmax(1)
 
 
 def read_picture(content: bytes, name: str, size: int = 32) -> Tensor:
-    """The centre square, ``size`` pixels on a side, of a PNG, JPEG, or anything else that Pillow reads; transparent parts become white.
-
-    Returns:
-        uint8 (3, size, size).
+    """The centre square of a picture that Pillow reads, as uint8 (3, size, size); transparent parts become white.
 
     Raises:
-        ValueError: the file cannot be read as a picture, or a side is below ``size``; the message says ``name``.
+        ValueError: it cannot be read, or a side is below ``size``; the message says ``name``.
     """
     from PIL import Image, ImageOps
 

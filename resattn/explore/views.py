@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from resattn.explore.inspect import SWEEP, Answer, Explorer, View
+from resattn.explore.inspect import SWEEP, Explorer, View
 from resattn.plots.style import ATTENTION, CLASSIFICATION, STYLE
 
 _WIDTH = 8.6  # inches
@@ -21,10 +20,9 @@ _EDGES = {"left": 0.01, "right": 0.99, "wspace": 0.06, "hspace": 0.25}
 
 @matplotlib.rc_context(_LOOK)
 def map_view(view: View) -> Figure:
-    """A picture, its maps, and the masks x_a(i) the attention branch makes of them, drawn over the picture; dark is 0, bright 1.
+    """A picture, its maps, and the masks x_a(i) that the attention branch makes, drawn over the picture; dark is 0, bright 1.
 
-    A mask has many channels. Shown are their mean, stretched to its own range, which the title gives, and the two channels that
-    follow the map most closely and least. Below them are the heads of a ViT that has several.
+    Of a mask the mean over channels, stretched to the range in its title, and the channels that follow the map most and least.
     """
     heads, grey = view.heads if len(view.heads) > 1 else (), view.pixels.float().mean(0)
     columns = 2 + len(view.masks)
@@ -52,59 +50,45 @@ def map_view(view: View) -> Figure:
 
 @matplotlib.rc_context(_LOOK)
 def strength_view(explorer: Explorer, view: View, a: float, form: str) -> Figure:
-    """What passes the masks at one strength and form, what the network answers, and how the answer moves with the strength.
-
-    Outlines are the answer at the strength and form that the weights were trained with.
-    """
-    answer, config = explorer.answer(view, a, form), explorer.config
-    figure = Figure(figsize=(_WIDTH, 4.6))
-    axes = figure.subplots(1, 2 + len(answer.whole), gridspec_kw=_EDGES | {"bottom": 0.58, "top": 0.92})
-    _show(axes[0], view.pixels.permute(1, 2, 0), view.name)
-    _show(axes[1], view.attention.mean(0), "map")
-    part = "feature" if form == "residual" else "skip"
-    for i, (ax, masked, whole) in enumerate(zip(axes[2:], answer.masked, answer.whole, strict=True), 1):
-        passed = 100 * float(masked.sum() / whole.sum().clamp_min(1e-12))
-        _show(ax, masked, f"{part} of block {i}\n{passed:.0f} % passes", (0, float(whole.max()) or 1))
-    bars, lines = figure.add_axes((0.17, 0.1, 0.27, 0.38)), figure.add_axes((0.54, 0.1, 0.31, 0.38))
-    trained = explorer.answer(view, config.a, config.form).probabilities
-    verdict = _draw_bars(bars, answer, trained, view.label, explorer.data.classes)
+    """What the network answers at one strength and form (outlines: at those it was trained with), and how it moves with the strength."""
+    config, classes = explorer.config, explorer.data.classes
+    figure = Figure(figsize=(_WIDTH, 2.6))
+    _show(figure.add_axes((0, 0.52, 0.13, 0.36)), view.pixels.permute(1, 2, 0), view.name.replace(": ", "\n"))
+    _show(figure.add_axes((0, 0.02, 0.13, 0.36)), view.attention.mean(0), "map")
+    bars, lines = figure.add_axes((0.27, 0.18, 0.23, 0.7)), figure.add_axes((0.58, 0.18, 0.29, 0.7))
+    trained = explorer.answer(view, config.a, config.form).softmax(0)
+    verdict = _draw_bars(bars, explorer.answer(view, a, form), trained, view.label, classes)
     bars.set_title(f"{form}, a = {a:g}: {verdict}", loc="left", fontsize=9)
-    _draw_sweep(lines, explorer.sweep(view, form), explorer.data.classes)
+    sweep = explorer.sweep(view, form)
+    likeliest = sweep.amax(0).argsort(descending=True).tolist()
+    for k, line in zip(likeliest, ("-", "--", "-.", ":"), strict=False):
+        lines.plot(SWEEP.numpy(), 100 * sweep[:, k].numpy(), line, label=classes[k])
+    lines.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     lines.axvline(a, color=ATTENTION, linewidth=2.5, alpha=0.6)
+    lines.set(xlim=(0, 1), ylim=(0, 100), xlabel=f"a; trained at {config.a:g}, {config.form}")
     lines.set_title(f"probability (%) by a, {form}", loc="left", fontsize=9)
-    lines.set_xlabel(f"a; trained at {config.a:g}, {config.form}")
     return figure
 
 
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG, quickly: no tight box, little compression."""
-    buffer = io.BytesIO()
-    figure.set_dpi(100)
-    FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": 1})
+    figure.savefig(buffer := io.BytesIO(), dpi=100, bbox_inches=None, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
-def _draw_bars(ax: Axes, answer: Answer, trained: Tensor, label: int | None, classes: Sequence[str]) -> str:
-    """Probabilities as bars, scores beside the names, of many classes the ten likeliest; returns the predicted one and whether it is right."""
-    likeliest = answer.probabilities.topk(min(10, len(classes))).indices
+def _draw_bars(ax: Axes, scores: Tensor, trained: Tensor, label: int | None, classes: Sequence[str]) -> str:
+    """Bars of the ten likeliest classes, scores beside their names; returns the predicted one and whether it is right."""
+    probabilities = scores.softmax(0)
+    likeliest = probabilities.topk(min(10, len(classes))).indices
     order, predicted = likeliest.sort().values, int(likeliest[0])
     names = [classes[k] + (" (true)" if k == label else "") for k in order]
-    labels = [f"{name}  {score:+5.1f}" for name, score in zip(names, answer.scores[order], strict=True)]
+    labels = [f"{name}  {score:+5.1f}" for name, score in zip(names, scores[order], strict=True)]
     colours = [CLASSIFICATION if k == predicted else "#bbbbbb" for k in order]
-    ax.barh(labels, 100 * answer.probabilities[order].numpy(), 0.7, color=colours)
+    ax.barh(labels, 100 * probabilities[order].numpy(), 0.7, color=colours)
     ax.barh(labels, 100 * trained[order].numpy(), 0.7, facecolor="none", edgecolor="#222222", linewidth=0.8)
     ax.set(xlim=(0, 100), ylim=(len(labels) - 0.5, -0.5), xlabel="score; probability (%), outline: as trained")
     ax.grid(axis="y", visible=False)
     return classes[predicted] + ("" if label is None else ", right" if predicted == label else ", wrong")
-
-
-def _draw_sweep(ax: Axes, sweep: Tensor, classes: Sequence[str]) -> None:
-    """Probabilities of the four classes that are likeliest somewhere, by strength."""
-    likeliest = sweep.amax(0).argsort(descending=True).tolist()
-    for k, line in zip(likeliest, ("-", "--", "-.", ":"), strict=False):
-        ax.plot(SWEEP.numpy(), 100 * sweep[:, k].numpy(), line, label=classes[k])
-    ax.set(xlim=(0, 1), ylim=(0, 100))
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _show(ax: Axes, values, title: str, span: tuple[float, float] = (0, 1), over: Tensor | None = None) -> None:

@@ -1,7 +1,4 @@
-"""Exploring in a notebook: controls for the pictures of :mod:`resattn.explore.views`. Where nobody watches, one picture stands for them.
-
-``explore_maps(Explorer(data))`` and ``explore_strength(Explorer(data))`` are the doors.
-"""
+"""Exploring in a notebook: controls for the pictures of :mod:`resattn.explore.views`; where nobody watches, one picture instead."""
 
 import secrets
 from pathlib import Path
@@ -43,11 +40,8 @@ def draw(explorer: Explorer, view: View, **strength: Any) -> bytes:
 
 
 class Panel:
-    """Controls to choose a picture, with ``strength`` also a slider for ``a`` and a switch for the ``form``; below them what is drawn.
-
-    ``box`` is all of it, to display; ``image`` is the PNG of ``view``. Above it a line says what is shown, or what is wrong with an
-    uploaded picture.
-    """
+    """``box``: controls to choose a picture, with ``strength`` also ``a`` and the ``form``; a line on what is shown, or what is wrong
+    with an upload; and ``image``, the PNG of ``view``."""
 
     def __init__(self, explorer: Explorer, strength: bool = False):
         narrow = {"layout": {"width": "260px"}, "style": {"description_width": "60px"}}
@@ -76,16 +70,16 @@ class Panel:
         if self._key != (index, upload):
             self._key = index, upload
             try:
-                self.view = self._read(upload[0]) if upload else self.explorer.pick(index)
+                self.view = self._look(**upload[0]) if upload else self.explorer.pick(index)
             except ValueError as error:
                 print(error)
                 return
         print(self.view.name)
         self.image.value = draw(self.explorer, self.view, **strength)
 
-    def _read(self, file: dict) -> View:
-        name, size = Path(file["name"]).name, min(self.explorer.data.test.images.shape[-2:])
-        return self.explorer.look(read_picture(bytes(file["content"]), name, size), name)
+    def _look(self, name: str, content: memoryview, **_about: Any) -> View:
+        name, size = Path(name).name, min(self.explorer.data.test.images.shape[-2:])
+        return self.explorer.look(read_picture(bytes(content), name, size), name)
 
     def _pick_class(self, change: dict) -> None:
         self._forget_upload()

@@ -56,26 +56,13 @@ def stacks_figure(net: ResAttnNet) -> Figure:
 
 
 def architecture_figure(net: ResAttnNet, images: Tensor, attention: Tensor) -> Figure:
-    """Every form of the whole network (Fig. 3), with the shape each part puts out.
-
-    The last attention block is drawn in the residual form alone, whether or not ``net`` was built with it; what it puts out has the
-    shape of the feature that it gates.
-    """
+    """Every form of the whole network (Fig. 3), in whichever ``net`` was built, with the shape each part puts out."""
     shapes = _shapes(net, images, attention)
     figure, axes = plt.subplots(len(FORMS), 1, figsize=(10.8, 2.65 * len(FORMS)))
     for ax, form in zip(axes, FORMS, strict=True):
         _draw_form(ax, net, form, shapes)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1, hspace=0.02)
     return figure
-
-
-def receptive_field(layers: list[tuple[int, int]]) -> int:
-    """Side of the input window one output sees, in pixels, for (kernel, stride) of each layer (Sec. 1)."""
-    field, step = 1, 1
-    for kernel, stride in layers:
-        field += (kernel - 1) * step
-        step *= stride
-    return field
 
 
 def _draw_form(ax: Axes, net: ResAttnNet, form: str, shapes: dict[str, str]) -> None:

@@ -1,9 +1,8 @@
-"""Figures drawn from records: accuracies, learning curves, differences, the log of a self-distillation."""
+"""Figures drawn from records: accuracies, learning curves, differences."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resattn.analysis.claims import differences
@@ -24,25 +23,18 @@ def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
 
 
 def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
-    """A forest plot for each data set by file name; of several protocols, of the one with most comparisons.
-
-    Without intervals, from one seed, there is none.
-    """
+    """A forest plot for each data set that has intervals, by file name; of several protocols, of the one with most comparisons."""
     figures, table = {}, differences(records)
     for dataset, rows in table[(table["metric"] == "accuracy") & table["half"].notna()].groupby("dataset"):
         protocol = rows["protocol"].mode().iloc[0]
         runs = records[(records["dataset"] == dataset) & (records["protocol"] == protocol)]
-        title = _title(runs)
-        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], title)
+        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], _title(runs))
     return figures
 
 
 def accuracy_figure(runs: pd.DataFrame, title: str = "") -> Figure:
-    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval.
-
-    The paper's number is a grey cross, where the runs have the paper's settings. Where networks have different numbers of seeds, each
-    says its own.
-    """
+    """Test accuracy of every network on one data set: each seed a tick, the mean with its 95 % interval; the paper's number a grey
+    cross, where the runs have its settings."""
     table = accuracy_table(runs)
     figure, ax = plt.subplots(figsize=(7.6, 0.36 * len(table) + 1.1))
     for i, row in enumerate(table.itertuples()):
@@ -81,20 +73,20 @@ def learning_curves(records: pd.DataFrame, title: str = "") -> Figure:
     put_title(axes[0], title)
     axes[1].set(ylabel="validation accuracy (%)")
     for ax in axes:
-        _count_epochs(ax)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3)
     figure.tight_layout()
     return figure
 
 
 def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
-    """The differences of one data set and protocol, question by question, with 95 % intervals.
+    """The differences of one data set and protocol, question by question, with 95 % intervals; filled where significant.
 
-    Filled: significant after Holm's correction within the question. The axis is linear near 0 and logarithmic further out, so that
-    large and small effects fit one picture.
+    The axis is linear near 0 and logarithmic further out, so that large and small effects fit one picture.
 
     Args:
-        table: rows of :func:`resattn.analysis.claims.differences`, all in points.
+        table: rows of :func:`resattn.analysis.claims.differences`, all in points and with an interval.
     """
     n_lines = len(table) + 1.4 * table["question"].nunique()
     figure, ax = plt.subplots(figsize=(8.6, 0.235 * n_lines + 0.9))
@@ -106,9 +98,8 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
         ax.text(-0.012, y, QUESTIONS[question], fontsize=9, fontweight="bold", ha="right", **beside)
         for row in rows.itertuples():
             y += 1
-            half = row.half if np.isfinite(row.half) else None
             face = look["color"] if row.significant else "white"
-            ax.errorbar(row.mean, y, xerr=half, markerfacecolor=face, **look)
+            ax.errorbar(row.mean, y, xerr=row.half, markerfacecolor=face, **look)
             ax.text(1.02, y, row.difference, fontsize=8, **beside)
             labels[y] = row.claim
         y += 1
@@ -137,37 +128,3 @@ def _title(runs: pd.DataFrame, maps: bool = False) -> str:
     named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
     sources = ", ".join(sorted(set(runs["source"].dropna()))) if maps else ""
     return f"{dataset}{named}, {counted}\n{f'maps {sources}, ' if sources else ''}{settings}"
-
-
-def history_figure(history: list[dict]) -> Figure:
-    """Losses and validation accuracy of one run, epoch by epoch."""
-    log = pd.DataFrame(history, index=range(1, len(history) + 1))
-    losses = log[["train_loss", "val_loss"]].set_axis(["training", "validation"], axis=1)
-    return _by_epoch({"loss (nats)": losses, "%": 100 * log[["val_acc"]].set_axis(["validation accuracy"], axis=1)})
-
-
-def distillation_figure(record: dict) -> Figure:
-    """The log of a self-distillation run: loss and entropies, and how well its attention finds the object, epoch by epoch."""
-    log = pd.DataFrame(record["metrics"]["epochs"]).set_index("epoch")
-    log = log.assign(bound=np.log(record["config"]["prototypes"]), uniform=1)
-    entropies = log[["loss", "teacher_entropy", "mean_entropy", "bound"]]
-    names = ["loss", "entropy of one target", "entropy of the mean target", "ln K"]
-    ratios = log[["energy_ratio", "uniform"]].set_axis(["attention", "uniform map"], axis=1)
-    shares = 100 * log[["pointing_game", "knn_acc"]].set_axis(["pointing game", "k-NN accuracy"], axis=1)
-    panels = {"nats": entropies.set_axis(names, axis=1), "energy ratio": ratios, "%": shares}
-    return _by_epoch(panels)
-
-
-def _by_epoch(panels: dict[str, pd.DataFrame]) -> Figure:
-    """Panels by their label, each with its columns as curves."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 2.8), layout="constrained")
-    for ax, (label, curves) in zip(axes, panels.items(), strict=True):
-        curves.plot(ax=ax, ylabel=label, ylim=(0, None), style=["o-", "s--", "^:", "-"])
-        ax.legend(fontsize=8)
-        _count_epochs(ax)
-    return figure
-
-
-def _count_epochs(ax: Axes) -> None:
-    ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)

@@ -26,10 +26,8 @@ def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
 
 
 def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
-    """A column a search: every trial by learning rate, above with its validation accuracy, below with its weight decay.
-
-    Colour is the validation accuracy, that of trials that diverged 0.
-    """
+    """A column a search: every trial by learning rate, above with its validation accuracy (0 where it diverged), its colour, below
+    with its weight decay."""
     searched = trials[trials["stage"] != "confirm"].assign(val_acc=100 * trials["val_acc"])
     searches = list(searched.groupby(["network", "schedule"]))
     size = (2.8 * len(searches) + 2.2, 5.2)
@@ -49,9 +47,8 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
                     "linewidths": 0.8,
                 }
                 drawn = ax.scatter("lr", y, c="val_acc", data=own, label=_LABELS.get(stage, stage), **look, **colours)
-            ax.plot(
-                best["lr"], best[y], "o", color="#222222", markersize=14, fillstyle="none", clip_on=False, label="best"
-            )
+            ring = {"color": "#222222", "markersize": 14, "fillstyle": "none", "clip_on": False}
+            ax.plot(best["lr"], best[y], "o", label="best", **ring)
     for ax, label in zip(axes[:, 0], _ROWS.values(), strict=True):
         ax.set_ylabel(label)
     axes[0, 0].set_ylim(0, None)

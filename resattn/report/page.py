@@ -19,17 +19,13 @@ from resattn.report.pages import templates, write_page
 
 
 def build_report(records: Path | str, figures: Path | str, notebooks: Path | str, out: Path | str) -> Path:
-    """Write ``out/index.html``, and beside it what it links to: ``notebooks/*.html`` and a copy of every record.
+    """Write ``out/index.html``, a page that loads nothing, and what it links to: ``notebooks/*.html`` and a copy of every record.
 
     Args:
-        records: folder of run records, and of searches in ``search`` below it. Missing or empty: the page says so. Where it is not
-            that of the published evidence, ``results/``, both are shown side by side.
+        records: folder of run records, and of searches in ``search`` below it; may be missing. Beside them stand those of ``results/``.
         figures: folder; those that are there as SVG are shown.
         notebooks: folder of executed notebooks.
         out: where to write; files of other names in it are left alone.
-
-    Returns:
-        The page. It loads nothing and needs no script, and is the same for the same input.
 
     Raises:
         ValueError: a record or a notebook is damaged; the message names it.

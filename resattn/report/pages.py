@@ -9,15 +9,7 @@ from markupsafe import Markup
 
 from resattn.files import atomic_write
 
-_TAGS = (
-    "a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong sub sup table tbody td tfoot th "
-    "thead tr ul math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable "
-    "mtd mtext mtr munder munderover none semantics"
-)
-_ATTRIBUTES = (
-    "accent align alt class colspan columnalign display fence form height id largeop linethickness lspace mathvariant maxsize minsize "
-    "movablelimits rowspan rspace scope separator stretchy title width xmlns"
-)
+_TABLE = "div p table thead tbody tfoot tr th td"  # the tags that an HTML output may have, which are those of pandas
 
 
 @functools.cache
@@ -35,23 +27,27 @@ def write_page(notebook: Path, target: Path) -> str:
         content = nbformat.read(notebook, as_version=4)
     except Exception as error:  # nbformat has no common ancestor for what can be wrong with a file
         raise ValueError(f"notebook {notebook} cannot be read ({type(error).__name__}: {error})") from error
-    title = _describe_pictures(content) or notebook.stem
+    title = _prepare(content) or notebook.stem
     body, _ = _exporter().from_notebook_node(content)
-    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas' own, for each table
-    about = {"title": title, "name": notebook.stem, "body": Markup(_cleaner().clean(body)), "code_style": _code_style()}
+    about = {"title": title, "name": notebook.stem, "body": Markup(body), "code_style": _code_style()}
     html = templates().get_template("notebook.html").render(about)
     atomic_write(target, lambda partial: partial.write_text(html, encoding="utf-8"))
     return title
 
 
-def _describe_pictures(notebook) -> str:
-    """Give pictures a text alternative, which nbconvert takes from a cell's metadata; returns the first heading."""
+def _prepare(notebook) -> str:
+    """Give pictures a text alternative, from which nbconvert takes it, and clean HTML outputs; returns the first heading."""
+    import bleach
+
     headings = [""]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             headings += re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
         else:
             cell.metadata.setdefault("alt", f"Picture made by the cell above, in the part “{headings[-1]}”")
+            for data in (output["data"] for output in cell.outputs if "text/html" in output.get("data", {})):
+                plain = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL)
+                data["text/html"] = bleach.clean(plain, _TABLE.split(), ["class", "colspan", "rowspan"])
     return headings[min(1, len(headings) - 1)]
 
 
@@ -73,22 +69,11 @@ def _exporter():
     formats = ["text/html", "text/markdown", "image/png", "image/jpeg", "text/plain"]
     config = Config({"NbConvertBase": {"display_data_priority": formats}})
     exporter = HTMLExporter(template_name="basic", config=config)
-    markdown = MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True))
+    markdown = MarkdownWithMath(
+        renderer=Renderer(escape=True, allow_harmful_protocols=False, exclude_anchor_links=True)
+    )
     exporter.register_filter("markdown2html", markdown.render)
     return exporter
-
-
-@functools.cache
-def _cleaner():
-    """Keeps what notebooks and nbconvert need; other tags are shown as text, and pictures come from the page itself."""
-    from bleach.sanitizer import Cleaner
-
-    def allowed(tag: str, name: str, value: str) -> bool:
-        if name in ("src", "href"):
-            return value.startswith("data:image/") if tag == "img" else tag == "a" and name == "href"
-        return name in _ATTRIBUTES.split()
-
-    return Cleaner(tags=set(_TAGS.split()), attributes=allowed, protocols={"http", "https", "mailto", "data"})
 
 
 def _code_style() -> Markup:
