@@ -73,8 +73,11 @@ def read_record(path: Path | str) -> dict | None:
 
 
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
-    """For each data set the runs of Table 3's networks at one protocol, that of the first preset that has records, else the one with
-    most; and with one source of maps, that of the preset where it has records, else the one with most."""
+    """For each data set the runs of Table 3's networks at one protocol and with one source of maps.
+
+    The protocol is that of the first preset with three seeds, else of the first with any, else the one with most records; the maps
+    are the preset's where it has records of them, else those with most.
+    """
     table3 = records.loc[[_may_count(one) for one in records["network"]]]
     chosen = [_main(group) for _, group in one_per_seed(table3).groupby("dataset")]
     return pd.concat(chosen, ignore_index=True) if chosen else records[:0]
@@ -91,7 +94,8 @@ def _may_count(network: Network) -> bool:
 
 
 def _main(group: pd.DataFrame) -> pd.DataFrame:
-    preset = next((name for name in PRESETS if name in set(group["preset"])), None)
+    seeds = group.groupby("preset")["seed"].nunique()
+    preset = next((name for least in (3, 1) for name in PRESETS if seeds.get(name, 0) >= least), None)
     if preset:
         group = group[group["preset"] == preset]
     group = group[group["protocol"] == group["protocol"].mode().iloc[0]]
