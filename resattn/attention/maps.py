@@ -79,15 +79,13 @@ def attention_maps(
         raise ValueError("images must not be empty")
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
-        options = {"heads": heads, "masks": masks, "model": model, "weights": weights, "batch_size": batch_size}
-        maps = attention_maps(images, base, seed=seed, device=device, name=name, cache=cache, **options)
-        return shuffle(maps, seed)
+        vit = {"heads": heads, "model": model, "weights": weights, "batch_size": batch_size, "device": device}
+        return shuffle(attention_maps(images, base, masks=masks, seed=seed, name=name, cache=cache, **vit), seed)
     _check_heads(heads)
     if heads != "mean" and source not in CLS_SOURCES:
         raise ValueError(f"heads must be 'mean' for source={source!r}, which has none, got {heads!r}")
     if str(weights) != "pretrained" and source not in ("dino", "dino-tiny"):
-        remedy = "source='dino' takes another checkpoint, with model=NAME"
-        raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}; {remedy}")
+        raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}")
     if source == "uniform":
         return torch.ones(len(images), 1, MAP_SIZE, MAP_SIZE)
     if source == "center":
@@ -124,11 +122,12 @@ def attention_maps(
 
 def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:
     """Maps of a data set's train and test images; ``options`` as for :func:`attention_maps`."""
-    train, test = (
-        attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
-        for split, part in (("train", data.train), ("test", data.test))
-    )
-    return train, test
+
+    def maps(split: str) -> Tensor:
+        part = getattr(data, split)
+        return attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
+
+    return maps("train"), maps("test")
 
 
 def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
