@@ -92,7 +92,7 @@ def _dino(options: Options) -> int:
     if "test" in record["metrics"]:  # what chance alone achieves, to judge the trained one by
         test = load_dataset(config.dataset, config.root).test
         untrained = (seeded(i, lambda: build_vit(**config.vit)) for i in range(10))
-        record["metrics"]["untrained"] = [focus(vit, test) for vit in untrained]
+        record["metrics"]["untrained"] = [focus(vit, test.images, test.masks) for vit in untrained]
     print(f"record: {write_json(out / 'record.json', record)}")
     return 0
 

@@ -3,23 +3,30 @@
 :func:`attention_maps` is the one door. Maps that take time are kept on disk under a key of everything they depend on.
 """
 
+import functools
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from resattn import paths
 from resattn.attention.sources import MAP_SIZE, border_contrast, from_masks, gaussian_map, min_max, shuffle
-from resattn.attention.store import stored_maps
 from resattn.attention.tiny import WEIGHTS, tiny_vit
 from resattn.attention.vit import DINO_MODEL, cls_attention, load_vit, vit_input
 from resattn.attention.vit_s14 import SHA256, decoded_saliency, load_vit_s14
 from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, FROM_MASKS, SHUFFLED_SOURCES
 from resattn.data.datasets import Dataset
-from resattn.files import file_digest
+from resattn.files import digest, file_digest, file_name, load_arrays, save_arrays
+from resattn.progress import track
 from resattn.settings import check_choice
+
+PART = 512  # images between two saved steps of an extraction
 
 
 def attention_maps(
@@ -42,22 +49,19 @@ def attention_maps(
 
     Args:
         images: uint8 (N, 3, H, W).
-        source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", the same of a small ViT that travels with the
-            package, self-distilled on ``shapes``, 8x8; "vit-s14", the same of a ViT-S/14 fine-tuned on saliency, 16x16, and
-            "vit-s14-saliency", its decoder's map, 28x28, nearly a segmentation (both multiples of 1/255); "saliency", colour
-            contrast against the image's border, without any training; controls "uniform" (ones), "center" (a Gaussian),
-            "shuffled" (another image's map of source ``base``); "oracle", the true object masks of data sets that have them;
-            "box", the upright rectangle around each; and "square", of one fixed side in its place.
-        heads: how a ViT's heads become one map: "mean" (default), "max", an index, or "all" for one channel a head.
+        source: "dino", the [CLS] attention of a ViT's last block; "dino-tiny", of a small ViT in the package, self-distilled on
+            ``shapes``, 8x8; "vit-s14", of a ViT-S/14 fine-tuned on saliency, 16x16, and "vit-s14-saliency", its decoder's map,
+            28x28, nearly a segmentation; "saliency", colour contrast against the image's border, without any training; controls
+            "uniform" (ones), "center" (a Gaussian), "shuffled" (another image's map of source ``base``); "oracle", the true
+            object masks; "box", the upright rectangle around each; and "square", of one fixed side in its place.
+        heads: how a ViT's heads become one map: "mean", "max", an index, or "all" for one channel a head.
         masks: float (N, 1, h, w), needed by "oracle", "box" and "square" alone.
         base: the source that "shuffled" shuffles.
         model: name of any timm VisionTransformer (DINO, DINOv2) or Eva (DINOv3) with a class token, for "dino" alone.
         weights: for "dino": "pretrained" (fetched by timm on first use), "random" (to try the path, not for results), or a checkpoint
-            file for ``model``; for "dino-tiny" a file that :mod:`resattn.dino.pretrain` wrote, instead of the one in the package;
-            other sources have their own, or none.
+            file for ``model``; for "dino-tiny" another file that :mod:`resattn.dino.pretrain` wrote.
         seed: for "shuffled" and for random weights.
-        batch_size: images at a time through the ViT.
-        device: where the ViT runs; None means CUDA if present, else the CPU.
+        batch_size, device: how many images go through the ViT at a time, and where; None means CUDA if present, else the CPU.
         name: what to call the images in file names and progress, for example "cifar10-train".
         cache: folder for finished and half-finished maps; None means ``cache/maps``.
         mapped: give maps that are on disk as they are there, read as needed: those of "vit-s14" as uint8, 255 times as large.
@@ -85,8 +89,7 @@ def attention_maps(
     if heads != "mean" and source not in CLS_SOURCES:
         raise ValueError(f"heads must be 'mean' for source={source!r}, which has none, got {heads!r}")
     if str(weights) != "pretrained" and source not in ("dino", "dino-tiny"):
-        remedy = "source='dino' takes another checkpoint, with model=NAME"
-        raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}; {remedy}")
+        raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}")
     if source == "uniform":
         return torch.ones(len(images), 1, MAP_SIZE, MAP_SIZE)
     if source == "center":
@@ -96,7 +99,7 @@ def attention_maps(
     cache = Path(cache) if cache is not None else paths.CACHE / "maps"
     if source == "saliency":
         settings = {"source": source, "size": MAP_SIZE, "version": 2}
-        return stored_maps(images, cache, name, settings, lambda: border_contrast, 256, mapped)
+        return _stored_maps(images, cache, name, settings, lambda: border_contrast, 256, mapped)
 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
@@ -109,9 +112,7 @@ def attention_maps(
         vit = load().to(device)
 
         def extract(batch: Tensor) -> Tensor:
-            if device.type == "cuda":
-                batch = batch.pin_memory()
-            attention = read(vit, vit_input(vit, batch.to(device, non_blocking=True)))
+            attention = read(vit, vit_input(vit, batch.to(device)))
             if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
                 raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
             maps = aggregate_heads(attention, heads).float()
@@ -120,16 +121,17 @@ def attention_maps(
 
         return extract
 
-    return stored_maps(images, cache, name, settings, extractor, batch_size, mapped)
+    return _stored_maps(images, cache, name, settings, extractor, batch_size, mapped)
 
 
 def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:
     """Maps of a data set's train and test images; ``options`` as for :func:`attention_maps`."""
-    train, test = (
-        attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
-        for split, part in (("train", data.train), ("test", data.test))
-    )
-    return train, test
+
+    def maps(split: str) -> Tensor:
+        part = getattr(data, split)
+        return attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
+
+    return maps("train"), maps("test")
 
 
 def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
@@ -144,6 +146,40 @@ def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
             raise ValueError(f"heads must be below {attention.shape[1]}, the number of heads, got {heads}")
         attention = attention[:, heads : heads + 1]
     return min_max(attention)
+
+
+def _stored_maps(
+    images: Tensor,
+    cache: Path,
+    name: str,
+    settings: dict,
+    extractor: Callable[[], Callable],
+    batch_size: int,
+    mapped: bool,
+) -> Tensor:
+    """Maps from disk where they are whole and undamaged; else ``extractor()`` makes them of batches, and each part is saved."""
+    key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
+    path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
+    kept = load_arrays(path)
+    if kept is None or len(kept[0]["maps"]) != len(images):
+        folder, get_extract, parts = path.with_suffix(".parts"), functools.cache(extractor), []
+        pieces = images.split(PART)
+        for i, piece in enumerate(track(pieces, len(pieces), f"{settings['source']} maps of {name}")):
+            part = folder / f"{i * PART:08d}.safetensors"
+            done = load_arrays(part)
+            if done is None:
+                extract = get_extract()
+                done = {"maps": np.concatenate([extract(batch).numpy() for batch in piece.split(batch_size)])}, {}
+                save_arrays(part, *done)
+            parts.append(done[0]["maps"])
+        kept = {"maps": np.concatenate(parts)}, settings
+        save_arrays(path, *kept)
+        shutil.rmtree(folder, ignore_errors=True)
+    if mapped:
+        with safe_open(path, "pt") as file:  # which maps it into memory
+            return file.get_tensor("maps")
+    maps = torch.from_numpy(kept[0]["maps"])
+    return maps / 255 if maps.dtype == torch.uint8 else maps
 
 
 def _check_heads(heads: str | int) -> None:

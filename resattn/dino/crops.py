@@ -18,13 +18,8 @@ def random_crops(
     A crop's coarse colours (the means of its quarters, blended) give way to those of a crop of another image, the same other
     one for all crops of an image: colours cannot tell images apart.
 
-    Args:
-        images: uint8 (B, 3, H, W), on the device of ``generator``, the source of all randomness.
-        size: pixels on a side of a crop.
-        area: smallest and largest share of the image that a crop covers.
-
-    Returns:
-        float32 (n_crops, B, 3, size, size), about 0 to 1; brightened crops leave that range.
+    ``images`` are uint8 (B, 3, H, W), ``size`` is pixels on a side, ``area`` the smallest and largest share of the image. Returns
+    float32 (n_crops, B, 3, size, size), about 0 to 1; brightened crops leave that range.
     """
     n, device = n_crops * len(images), images.device
     uniform = torch.rand(9, n, generator=generator, device=device)

@@ -5,9 +5,11 @@ gated form, one in ``se`` the residual form. Gates have no weights and leave nam
 """
 
 import copy
+import math
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
@@ -49,13 +51,14 @@ def gate_residuals(
     Raises:
         ValueError: an argument is not as described, or ``net`` cannot be gated, is in half precision, or is gated already.
     """
-    blocks = [module for module in net.modules() if isinstance(module, (BasicBlock, Bottleneck))]
+    blocks = _blocks(net)
     if type(net) is not ResNet or not blocks:
-        wanted = "a ResNet of timm (resnet18 to resnet152, resnext*, wide_resnet*)"
-        raise ValueError(f"net must be {wanted}, not gated yet, got {type(net).__name__}")
+        wanted = "a ResNet of timm (resnet18 to resnet152, resnext*, wide_resnet*), not gated yet"
+        raise ValueError(f"net must be {wanted}, got {type(net).__name__}")
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in net.parameters()):
-        remedy = "gate first, then .half() or autocast"
-        raise ValueError(f"net must be in float32: {remedy}; got a backbone in half precision")
+        raise ValueError(
+            "net must be in float32: gate first, then .half() or autocast; got a backbone in half precision"
+        )
     check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")
@@ -69,6 +72,10 @@ def gate_residuals(
     return gated
 
 
+def _blocks(net: nn.Module) -> list[nn.Module]:
+    return [module for module in net.modules() if isinstance(module, (BasicBlock, Bottleneck))]
+
+
 class GatedResNet(Strength, ResNet):
     """What :func:`gate_residuals` makes: timm's ResNet, whose methods take a map beside the image.
 
@@ -76,7 +83,7 @@ class GatedResNet(Strength, ResNet):
     """
 
     def _gate(self, form: str, channels: int, generator: torch.Generator) -> None:
-        blocks = [module for module in self.modules() if isinstance(module, (BasicBlock, Bottleneck))]
+        blocks = _blocks(self)
         self.form, self._gates = form, [_Gate() for _ in blocks]
         for block, gate in zip(blocks, self._gates, strict=True):
             if form == "residual":
@@ -85,7 +92,9 @@ class GatedResNet(Strength, ResNet):
                 block.downsample = gate
             else:  # a Sequential's children keep their names, so the state dict does too
                 block.downsample = nn.Sequential(OrderedDict(gate=gate, **block.downsample._modules))
-        width, self._stride = blocks[0].conv1.in_channels, self._stem_stride()
+        width = blocks[0].conv1.in_channels
+        stem = [*self.conv1.modules(), *self.maxpool.modules()]  # small images are often given one without strides
+        self._stride = math.prod(int(np.max(m.stride)) for m in stem if hasattr(m, "stride"))
         patches = nn.Conv2d(channels, width, self._stride, self._stride, bias=False)
         self.attention_stem = nn.Sequential(patches, nn.BatchNorm2d(width), nn.Sigmoid())
         shapes = []
@@ -140,14 +149,6 @@ class GatedResNet(Strength, ResNet):
         finally:
             for gate in self._gates:
                 gate.mask = None
-
-    @torch.no_grad()
-    def _stem_stride(self) -> int:
-        """By a trial: stems differ, and small images are often given one without strides."""
-        convolution = next(module for module in self.conv1.modules() if isinstance(module, nn.Conv2d))
-        stem = copy.deepcopy(nn.Sequential(self.conv1, self.bn1, self.act1, self.maxpool)).eval()
-        trial = convolution.weight.new_zeros(1, convolution.in_channels, 64, 64)
-        return 64 // stem(trial).shape[-1]
 
 
 class _Gate(nn.Module):

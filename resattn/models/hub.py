@@ -16,14 +16,10 @@ def register() -> None:
         register_model(resnet8)
 
 
-def resnet8(
-    pretrained: bool = False,
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: Any = None,
-    cache_dir: Any = None,
-    **options: Any,
-) -> ResNet:
+def resnet8(pretrained: bool = False, pretrained_cfg: Any = None, **options: Any) -> ResNet:
     """As timm calls it; ``options`` as for :func:`resattn.resnet8`. ValueError where pretrained weights are asked for."""
     if pretrained or pretrained_cfg:
         raise ValueError(f"pretrained must be False for resnet8, got {pretrained_cfg or pretrained!r}")
-    return ResNet(**options)
+    return ResNet(
+        **{name: value for name, value in options.items() if name not in ("pretrained_cfg_overlay", "cache_dir")}
+    )

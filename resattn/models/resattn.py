@@ -68,16 +68,14 @@ class ResAttnNet(Strength, nn.Module):
 
     Args:
         num_classes: length of the score vector.
-        a: strength of the mask, in [0, 1]; may be changed later (``net.a = 0.5``), the weights do not depend on it.
-        form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title), or a control, "scaled" or "unmasked", which leaves
-            the attention branch unused; see the module's docstring. May be changed later, but to "residual" only where the
-            network was built with it: it alone has the last attention block.
-        widths: channels of each stage; the first stage keeps the resolution, each later one halves it.
-        depths: blocks in each stage.
+        a: strength of the mask, in [0, 1]; may be changed later, the weights do not depend on it.
+        form: "printed", "gated" or "residual", or a control, which leaves the attention branch unused; see the module's docstring.
+            May be changed later, but to "residual" only where the network was built with it: it alone has the last attention block.
+        widths, depths: channels and blocks of each stage; the first keeps the resolution, each later one halves it.
         image_size: side the image and the map are resized to inside the stems, in pixels; a multiple of 4.
         attention_channels: channels K of the attention map.
         generator: source of the initial weights; None means PyTorch's global one. One seed gives the classification branch the
-            same weights here, for every ``a`` and ``form``, and in :func:`resnet8`.
+            same weights for every ``a`` and ``form``, and in :func:`resnet8`.
 
     ValueError where an argument is not as described.
     """
@@ -133,11 +131,9 @@ class ResAttnNet(Strength, nn.Module):
         self._form = value
 
     def forward(self, image: Tensor, attention: Tensor | None = None) -> Tensor:
-        """Class scores, float (B, num_classes).
+        """Normalized images, float (B, 3, h, w), and maps, float (B, K, h', w') in [0, 1], to class scores (B, num_classes).
 
-        Args:
-            image: float (B, 3, h, w), normalized; any h, w (the stem resizes).
-            attention: float (B, K, h', w') in [0, 1]; any h', w'. May be None where no mask is used: at a = 0 and in the controls.
+        Any sizes: the stems resize. No map is needed where no mask is used, at a = 0 and in the controls.
         """
         used = coefficients(self._form, self._a)
         masks = self.masks(attention) if needs_masks(image, attention, used) else [None] * len(self.blocks)
@@ -170,10 +166,7 @@ class ClassificationBlock(nn.Module):
             self.projection = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor, mask: Tensor | None, used: Coefficients) -> Tensor:
-        """float (B, C, H, W) and the block's mask (None where unused) to (B, C', H / stride, W / stride).
-
-        The mask has the shape of ``x`` where it gates the skip, that of the result where it gates the feature.
-        """
+        """float (B, C, H, W) to (B, C', H / stride, W / stride); the mask has the shape of what it gates, None where unused."""
         # Batch normalization does not need its output again, so what follows may be made in its place.
         feature = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu_()))
         feature = apply_gate(feature, mask, used.feature, used.feature_gate)

@@ -30,7 +30,6 @@ class ResizedPatchStem(nn.Module):
     The joint convolution is used where it is scaled up by a ratio with a short period, for example 32 or 28 to 224.
 
     Args:
-        in_channels, out_channels: channels of the image and of the output.
         patch: side and stride of the patches, in pixels of the resized image.
         image_size: side of the resized image, a multiple of ``patch``.
         mode: "bicubic" (Sec. 4), "bilinear" or "nearest".

@@ -8,7 +8,6 @@ from timm.utils import AttentionExtract
 
 from resattn import ATTENTION_SOURCES, attention_maps
 from resattn.attention import maps as attention_module
-from resattn.attention import store
 from resattn.attention.maps import aggregate_heads, dataset_maps
 from resattn.attention.sources import SQUARE_SIDE, border_contrast, bounding_box, min_max, object_focus
 from resattn.attention.tiny import WEIGHTS
@@ -484,7 +483,7 @@ def test_settings_that_change_nothing_share_their_maps(counter):
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(monkeypatch, tmp_path):
     images, cache = images_of(22), tmp_path / "maps"
-    monkeypatch.setattr(store, "PART", 4)
+    monkeypatch.setattr(attention_module, "PART", 4)
     first = Counter(fail_after=12)
     monkeypatch.setattr(attention_module, "border_contrast", first)
     with pytest.raises(KeyboardInterrupt):
@@ -500,7 +499,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(monkeypatch, tmp_pat
 
 def test_a_damaged_part_is_extracted_anew(monkeypatch, tmp_path):
     images, cache = images_of(12), tmp_path / "maps"
-    monkeypatch.setattr(store, "PART", 4)
+    monkeypatch.setattr(attention_module, "PART", 4)
     monkeypatch.setattr(attention_module, "border_contrast", Counter(fail_after=8))
     with pytest.raises(KeyboardInterrupt):
         attention_maps(images, "saliency", cache=cache)
