@@ -32,7 +32,7 @@ from resattn import TrainConfig, paths
 from resattn.attention.maps import dataset_maps
 from resattn.attention.vit import DINO_MODEL
 from resattn.data.datasets import load_dataset
-from resattn.experiments.engine import accuracy, is_record
+from resattn.experiments.engine import trainings
 from resattn.experiments.protocols import list_runs
 from resattn.files import atomic_write, digest, file_name, load_arrays, save_arrays, write_json
 from resattn.training.environment import code_revision, describe_environment, find_device
@@ -240,7 +240,8 @@ def _work_off(configs: list[TrainConfig], options: argparse.Namespace) -> None:
                 if "FloatingPointError" in result:
                     shutil.copy(log, records / f"{config.slug}.diverged.txt")
             else:
-                result = accuracy(records / f"{config.slug}.json")
+                (run,) = trainings({config.slug: config}, records)
+                result = run.result()
             print(f"{config.slug}: {result}  ({time.monotonic() - begun:.0f} s)", flush=True)
             if options.out:
                 shutil.make_archive(str(options.out / "records"), "zip", records)
@@ -254,7 +255,8 @@ def _work_off(configs: list[TrainConfig], options: argparse.Namespace) -> None:
 
 def _ended(records: Path, config: TrainConfig) -> bool:
     """Whether a run has its record, or its loss became infinite, which it would again."""
-    return is_record(records / f"{config.slug}.json") or (records / f"{config.slug}.diverged.txt").exists()
+    (run,) = trainings({config.slug: config}, records)
+    return run.finished() or (records / f"{config.slug}.diverged.txt").exists()
 
 
 def _kept(name: str = "") -> Path:

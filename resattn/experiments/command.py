@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resattn import paths
-from resattn.config import TrainConfig, has_cuda
+from resattn.config import TrainConfig
 from resattn.experiments.engine import Engine, Run, default_jobs, trainings, visible_gpus
 from resattn.experiments.notebooks import check_names, list_jobs
 from resattn.experiments.protocols import list_runs
@@ -22,7 +22,7 @@ def run(options: dict[str, Any]) -> tuple[int, Path | None]:
     if options["cpu"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     gpus = visible_gpus()
-    cuda = bool(gpus) and has_cuda()  # torch is slow to import: it is asked only where there is a GPU
+    cuda = bool(gpus) and _has_cuda()
     found = "a CUDA GPU is present" if cuda else "torch cannot use the GPU that is here" if gpus else "no CUDA GPU here"
     profile = options["profile"] or ("paper" if cuda else "demo")
     if not options["profile"] or (gpus and not cuda):
@@ -50,6 +50,12 @@ def run(options: dict[str, Any]) -> tuple[int, Path | None]:
     for run in failed:
         print(f"FAILED {run.name}; its log: {run.log}")
     return len(failed), None if profile in LISTS else folder
+
+
+def _has_cuda() -> bool:
+    import torch  # slow: only where there is a GPU
+
+    return torch.cuda.is_available()
 
 
 def core_seconds(run: Run) -> float:
