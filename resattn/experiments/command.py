@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,6 @@ def run(options: dict[str, Any]) -> tuple[int, Path | None]:
         raise ValueError(f"{found}, and on the CPU this takes about {clock(seconds)}; {how}")
     with Engine(folder, options["jobs"], options["scheduler"]) as engine:
         _fetch_weights(todo)
-        if options["fresh"]:
-            for path in filter(Path.is_dir, folder.iterdir()):
-                shutil.rmtree(path)
         failed = [run for run, failure in engine.run(runs) if failure]
     print(f"\n{len(runs) - len(failed)} of {len(runs)} runs done.")
     for run in failed:
@@ -76,23 +72,21 @@ def seconds_on(jobs: int, runs: list[Run]) -> float:
 
 def _list(profile: str, options: dict[str, Any]) -> tuple[Path, list[Run]]:
     """The folder of a profile or list, and the runs that are wanted."""
-    changes = dict(options["set"])
+    changes, root = dict(options["set"]), options["data"] and str(options["data"])
     if profile in LISTS:
-        if options["fresh"]:
-            raise ValueError("--fresh is for profiles with notebooks; give another folder with --out")
-        check_names(changes, {*TrainConfig.__dataclass_fields__})
-        part = {"part": "controls"} if profile == "controls" else {"part": "table3", "preset": profile}
-        where = {"root": str(options["data"])} if options["data"] else {}
-        configs = list_runs(options["dataset"] or LISTS[profile], options["seeds"] or 3, **part, **where, **changes)
+        check_names(changes, TrainConfig.__dataclass_fields__.keys() - {"dataset", "seed"})
+        part = {} if profile == "controls" else {"part": "table3", "preset": profile}
+        changes = {"root": root} | part | changes
+        configs = list_runs(options["dataset"] or LISTS[profile], options["seeds"] or 3, **changes)
         folder = options["out"] or paths.RUNS / profile / "records"
         runs: list[Run] = trainings(configs, folder)
     else:
-        folder, root = paths.RUNS / profile, options["data"] and str(options["data"])
+        folder = paths.RUNS / profile
         runs = list_jobs(profile, options["dataset"], options["seeds"], root, changes)
-    pattern = options["only"] or "*"
-    chosen = [run for run in runs if fnmatch.fnmatch(run.name, pattern)]
+    chosen = [run for run in runs if fnmatch.fnmatch(run.name, options["only"])]
     if not chosen:
-        raise ValueError(f"--only {pattern!r} matches no run; names are {', '.join(run.name for run in runs[:4])}, ...")
+        names = ", ".join(run.name for run in runs[:4])
+        raise ValueError(f"--only {options['only']!r} matches no run; names are {names}, ...")
     return folder, chosen
 
 
