@@ -28,7 +28,6 @@ Finished runs are skipped; after an interruption call it again.
   --set NAME=VALUE      change a setting of every run that has it, for example --set epochs=2; may be repeated
   --out DIR             folder for the records of controls or short (default: runs/PROFILE/records)
   --dry-run             list the runs and about what they cost, run nothing
-  --fresh               delete this profile's earlier runs and start over
   --help                this text
 
 Results: runs/PROFILE/{records,figures,notebooks,logs}, and all of it on one page: report/index.html

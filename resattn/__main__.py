@@ -123,9 +123,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     from resattn.experiments.notebooks import DATASETS
 
     add = parser.add_argument
-    profiles = "demo: drawn shapes, minutes on two cores. reduced: CIFAR-10 at 64 pixels. paper: CIFAR-10 and CIFAR-100 at the "
-    profiles += "paper's settings, for a GPU. Without notebooks: controls, what the paper did not compare with; short: five epochs "
-    profiles += "of reduced. Default: paper where a CUDA GPU is present, else demo"
+    profiles = "demo: drawn shapes, minutes on two cores. reduced: CIFAR-10 at 64 pixels. paper: both CIFARs at the paper's settings, "
+    profiles += "for a GPU (the default there, else demo). Without notebooks: controls; short, five epochs of reduced"
     add("--profile", choices=(*DATASETS, *LISTS), help=profiles)
     add("--dataset", help="this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/")
     add("--seeds", type=_positive, help="seeds 0 to N-1 (demo: 2, else 3)")
@@ -133,11 +132,10 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR", type=Path, help="records of controls or short (default: runs/PROFILE/records)")
     _worker_options(parser)
     add("--cpu", action="store_true", help="run on the CPU, even if a GPU is here or it takes days")
-    add("--only", metavar="PATTERN", help="only runs whose name matches, such as '*printed-a1*'; see --dry-run")
+    add("--only", metavar="PATTERN", default="*", help="only runs of such names, as '*printed-a1*'; see --dry-run")
     more = "change a setting of every run that has it, for example --set epochs=2; may be repeated"
     add("--set", metavar="NAME=VALUE", type=_change, action="append", default=[], help=more)
     add("--dry-run", action="store_true", help="list the runs and about what they cost, run nothing")
-    add("--fresh", action="store_true", help="delete this profile's earlier runs and start over")
 
 
 def _run(options: Options) -> int:
@@ -150,7 +148,7 @@ def _run(options: Options) -> int:
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
-    records = "run records, with figures/ and notebooks/ beside them (default: of the profile run last, else the committed ones)"
+    records = "run records, figures/ and notebooks/ beside them (default: of the profile run last, else the committed)"
     parser.add_argument("--records", type=_folder, help=records)
     parser.add_argument("--out", type=Path, default=paths.REPORT, help="where to write (default: report/)")
 

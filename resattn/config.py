@@ -46,31 +46,26 @@ class TrainConfig:
         root: where data sets live; None means ``data/``.
         size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
         skip_unreadable: leave out a folder's images that cannot be read; the record counts them.
-        model: "resattn", or "resnet8" for the baseline, which ignores ``form``, ``a``, ``source`` and ``heads``; "resnet8-se",
-            "resnet8-eca" and "resnet8-cbam" are that baseline with a known attention module in each block; "resnet18" and others
-            of ``TIMM_MODELS`` are timm's, gated by :func:`resattn.gate_residuals` (the untouched network at a = 0).
-        form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title); for controls "scaled" and "unmasked", which ignore ``source`` and ``heads``.
-        a: strength of the mask, in [0, 1].
-        source: where attention maps come from, one of ``ATTENTION_SOURCES``, or "learned": a small ViT inside the network, trained
-            with it by its loss alone.
+        model: "resattn"; the baseline "resnet8", which ignores ``form``, ``a`` and ``source``; that with a known attention module in
+            each block ("resnet8-se", ...); or one of timm's, gated by :func:`resattn.gate_residuals`.
+        form: "printed" (Eq. 3-4), "gated" (the text) or "residual" (the title); for controls "scaled" and "unmasked", without maps.
+        a: strength of the mask.
+        source: where attention maps come from; "learned" is a small ViT inside the network, trained by its loss alone.
         base: the source whose maps "shuffled" hands to other images.
-        heads: how a ViT's heads become a map: "mean", "max", an index, or "all".
-        weights: weights of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote;
+        heads: how a ViT's heads become a map: "mean", "max", an index, or "all" as channels.
+        weights: of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote;
             "vit-s14" has its own. For "learned" where its ViT starts: "dino-tiny" (the default) or "random".
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
-        epochs: passes over the training split.
-        image_size: side the network resizes its input to, in pixels; a multiple of 4.
+        image_size: side the network resizes its input to, in pixels.
         batch_size: images a step; what is left over at the end of an epoch is dropped (other images each time).
-        lr: learning rate at the start.
         weight_decay: of AdamW, on all weights (the paper makes no exception).
-        beta1, beta2: of AdamW.
-        schedule: "cosine" (to zero, a step at a time) or "constant".
+        schedule: of the learning rate: "cosine" (to zero, a step at a time) or "constant".
         n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
-        precision: "float32" or "bfloat16" (automatic mixed precision). "auto" becomes bfloat16 on CUDA and float32 elsewhere at once,
-            so that a configuration, its record and its name always say what is used.
+        precision: "auto" becomes "bfloat16" (automatic mixed precision) on CUDA and "float32" elsewhere at once, so that a
+            configuration, its record and its name always say what is used.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
-        widths, depths: channels and blocks of the three stages; see ``DEPTHS``. timm's networks have their own.
+        widths, depths: channels and blocks of the three stages, see ``DEPTHS``; not for timm's networks.
 
     ValueError where an argument is not as described.
     """
@@ -109,9 +104,8 @@ class TrainConfig:
             check_choice("weights", self.weights, ("dino-tiny", "random"))
         if self.model in TIMM_MODELS:
             check_choice("form", self.form, GATED_FORMS)
-            if (self.widths, self.depths) != (WIDTHS, DEPTHS[8]):
-                found = f"{self.widths}, {self.depths}"
-                raise ValueError(f"widths and depths must be left alone for {self.model}, got {found}")
+            if (shape := (self.widths, self.depths)) != (WIDTHS, DEPTHS[8]):
+                raise ValueError(f"widths and depths must be left alone for {self.model}, got {shape}")
         if self.precision == "auto":
             import torch  # here, because it takes a second or two
 
@@ -158,10 +152,8 @@ class TrainConfig:
             absent.add("heads")
         if source not in ("dino", "dino-tiny", LEARNED) or (source, self.weights) == ("dino-tiny", "pretrained"):
             absent.add("weights")  # it has none, or those of a package
-        values = {name: value for name, value in vars(self).items() if name not in absent}
-        values |= {
-            name: list(value) for name, value in values.items() if name in ("widths", "depths")
-        }  # as JSON has them
+        known = {name: value for name, value in vars(self).items() if name not in absent}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
         values["dataset"] = Path(self.dataset).name
         if source in CLS_SOURCES and "weights" in values and Path(self.weights).is_file():
             values["weights"] = file_digest(self.weights)[:16]

@@ -19,13 +19,9 @@ _STALE = 24 * 3600  # seconds without a change: nobody is writing any more
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a temporary sibling of ``path``, then rename it into place.
+    """Let ``write`` fill a temporary sibling of ``path``, then rename it into place; OSError, naming ``path``, where the disk is full.
 
-    An interrupted or failed write leaves ``path`` as it was and no temporary file behind; what a killed process left in the folder
-    goes at the first write of a process that starts a day later.
-
-    Raises:
-        OSError: the device is full or read-only; the message names ``path``.
+    A failed write leaves ``path`` as it was and no temporary file; a killed one's goes when a process writes there a day later.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,13 +33,12 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except Exception as error:
-        if _is_disk_full(error, path.parent):
-            message = f"no space left on the device that holds {path}; free some and start again"
-            raise OSError(errno.ENOSPC, message) from error
-        raise
+        if not _is_disk_full(error, path.parent):
+            raise
+        message = f"no space left on the device that holds {path}; free some and start again"
+        raise OSError(errno.ENOSPC, message) from error
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        partial.unlink(missing_ok=True)
     return path
 
 

@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ def run(options: dict[str, Any]) -> tuple[int, Path | None]:
     """Run what the options of the command ask for: how many runs failed, and the folder that is worth a report."""
     if options["cpu"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    cuda = False
-    if gpus := visible_gpus():
-        import torch  # here, because it takes seconds
-
-        cuda = torch.cuda.is_available()
+    gpus = visible_gpus()
+    cuda = bool(gpus) and _has_cuda()
     found = "a CUDA GPU is present" if cuda else "torch cannot use the GPU that is here" if gpus else "no CUDA GPU here"
     profile = options["profile"] or ("paper" if cuda else "demo")
     if not options["profile"] or (gpus and not cuda):
@@ -45,14 +41,17 @@ def run(options: dict[str, Any]) -> tuple[int, Path | None]:
         raise ValueError(f"{found}, and on the CPU this takes about {clock(seconds)}; {how}")
     with Engine(folder, options["jobs"], options["scheduler"]) as engine:
         _fetch_weights(todo)
-        if options["fresh"]:
-            for path in filter(Path.is_dir, folder.iterdir()):
-                shutil.rmtree(path)
         failed = [run for run, failure in engine.run(runs) if failure]
     print(f"\n{len(runs) - len(failed)} of {len(runs)} runs done.")
     for run in failed:
         print(f"FAILED {run.name}; its log: {run.log}")
     return len(failed), None if profile in LISTS else folder
+
+
+def _has_cuda() -> bool:
+    import torch  # slow: only where there is a GPU
+
+    return torch.cuda.is_available()
 
 
 def core_seconds(run: Run) -> float:
@@ -73,23 +72,21 @@ def seconds_on(jobs: int, runs: list[Run]) -> float:
 
 def _list(profile: str, options: dict[str, Any]) -> tuple[Path, list[Run]]:
     """The folder of a profile or list, and the runs that are wanted."""
-    changes = dict(options["set"])
+    changes, root = dict(options["set"]), options["data"] and str(options["data"])
     if profile in LISTS:
-        if options["fresh"]:
-            raise ValueError("--fresh is for profiles with notebooks; give another folder with --out")
-        check_names(changes, {*TrainConfig.__dataclass_fields__})
-        part = {"part": "controls"} if profile == "controls" else {"part": "table3", "preset": profile}
-        where = {"root": str(options["data"])} if options["data"] else {}
-        configs = list_runs(options["dataset"] or LISTS[profile], options["seeds"] or 3, **part, **where, **changes)
+        check_names(changes, TrainConfig.__dataclass_fields__.keys() - {"dataset", "seed"})
+        part = {} if profile == "controls" else {"part": "table3", "preset": profile}
+        changes = {"root": root} | part | changes
+        configs = list_runs(options["dataset"] or LISTS[profile], options["seeds"] or 3, **changes)
         folder = options["out"] or paths.RUNS / profile / "records"
         runs: list[Run] = trainings(configs, folder)
     else:
-        folder, root = paths.RUNS / profile, options["data"] and str(options["data"])
+        folder = paths.RUNS / profile
         runs = list_jobs(profile, options["dataset"], options["seeds"], root, changes)
-    pattern = options["only"] or "*"
-    chosen = [run for run in runs if fnmatch.fnmatch(run.name, pattern)]
+    chosen = [run for run in runs if fnmatch.fnmatch(run.name, options["only"])]
     if not chosen:
-        raise ValueError(f"--only {pattern!r} matches no run; names are {', '.join(run.name for run in runs[:4])}, ...")
+        names = ", ".join(run.name for run in runs[:4])
+        raise ValueError(f"--only {options['only']!r} matches no run; names are {names}, ...")
     return folder, chosen
 
 

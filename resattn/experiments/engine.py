@@ -1,8 +1,7 @@
 """Runs what has no record yet on Dask's workers: those of this machine, or of a cluster that is joined.
 
-Each run is executed in a process of its own below its worker, so that a worker answers its scheduler whatever the run does, and the process
-ends when its worker does. Who is killed is replaced: a lost worker's run goes on from its checkpoint on another worker, and a killed command
-goes on when it is called again.
+Each run has a process of its own below its worker, so that a worker always answers its scheduler, and the process ends when its worker
+does. A lost worker's run goes on from its checkpoint on another worker, and a killed command when it is called again.
 """
 
 import contextlib
@@ -81,7 +80,7 @@ class Engine(contextlib.ExitStack):
     Args:
         folder: where the runs write; holds the lock.
         jobs: runs at the same time on this machine. None: one a core on the CPU, one a device on GPUs. 0: one after the other in this
-            process, which then needs no Dask and takes the failures' tracebacks along.
+            process, without Dask.
         scheduler: address or scheduler file of a running Dask cluster to join instead. Its workers must see ``RESATTN_HOME``'s folder
             under the same path.
 
@@ -116,14 +115,12 @@ class Engine(contextlib.ExitStack):
         from tqdm.auto import tqdm
 
         runs = list(runs)
-        todo = [run for run in runs if not run.finished()]
+        todo = sorted((run for run in runs if not run.finished()), key=lambda run: run.stage)
         if n_done := len(runs) - len(todo):
             print(f"{n_done} of {len(runs)} finished earlier, skipped", flush=True)
             yield from ((run, None) for run in runs if run not in todo)
-        stages = [[run for run in todo if run.stage == stage] for stage in sorted({run.stage for run in todo})]
-        ended = (each for stage in stages for each in self._execute(stage, max(map(len, stages))))
         with tqdm(total=len(runs), initial=n_done, unit="run", leave=False, disable=not interactive()) as bar:
-            for run, seconds, failure in ended:
+            for run, seconds, failure in map(_execute_here, todo) if self.jobs == 0 else self._execute(todo):
                 late = time.monotonic() + _PATIENCE
                 while not failure and not run.finished():
                     failure = "its record did not appear" if time.monotonic() > late else None
@@ -135,27 +132,27 @@ class Engine(contextlib.ExitStack):
                 sys.stdout.flush()
                 yield run, failure
 
-    def _execute(self, runs: list[Run], n_workers: int) -> Iterator[tuple[Run, float, str | None]]:
-        """(run, its seconds, what went wrong) in the order in which they end, on as many workers at most."""
-        if self.jobs == 0:
-            yield from map(_execute_here, runs)
-            return
+    def _execute(self, runs: list[Run]) -> Iterator[tuple[Run, float, str | None]]:
+        """(run, its seconds, what went wrong) as they end on Dask's workers, stage by stage."""
         from distributed import as_completed
 
-        client = self._client = self._client or self._connect(n_workers)
         settings = {"RESATTN_HOME": str(paths.ROOT), "RESATTN_HEADLESS": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # --cpu
             settings["CUDA_VISIBLE_DEVICES"] = ""
         devices = [] if self.scheduler else visible_gpus()
-        futures = {
-            client.submit(_work, run, settings, devices, key=("run", str(self.folder), run.name)): run for run in runs
-        }
-        for future in as_completed(futures, raise_errors=False):
-            if future.status == "finished":
-                yield futures[future], future.result(), None
-            else:
-                error = future.exception() if future.status == "error" else "the scheduler was lost"
-                yield futures[future], 0.0, " ".join(str(error).split())
+        for stage in sorted({run.stage for run in runs}):
+            client = self._client = self._client or self._connect(len(runs))
+            futures = {
+                client.submit(_work, run, settings, devices, key=("run", str(self.folder), run.name)): run
+                for run in runs
+                if run.stage == stage
+            }
+            for future in as_completed(futures, raise_errors=False):
+                if future.status == "finished":
+                    yield futures[future], future.result(), None
+                else:
+                    error = future.exception() if future.status == "error" else "the scheduler was lost"
+                    yield futures[future], 0.0, " ".join(str(error).split())
 
     def _connect(self, n_workers: int) -> Any:
         """A client of the joined cluster, or of one on this machine with as many workers at most."""
@@ -193,24 +190,24 @@ def visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [device for device in given.split(",") if device not in ("", "-1")]
-    lines = subprocess.getoutput(
-        "nvidia-smi -L"
-    ).splitlines()  # one a GPU; else says that there is none, or no such command
+    lines = subprocess.getoutput("nvidia-smi -L").splitlines()  # one a GPU, or an error
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in lines))]
 
 
 def _execute_here(run: Run) -> tuple[Run, float, str | None]:
+    """(run, its seconds, in one line what went wrong); whatever one run raises, the others may still be well."""
     start, failure = time.monotonic(), None
     try:
         run.execute()
-    except Exception as error:  # whatever one run raises, the others may still be well
+    except Exception as error:
         traceback.print_exc()
-        failure = f"{type(error).__name__}: {error}"
+        text = " ".join(str(getattr(error, "evalue", error)).split())  # a notebook's error is told by its kernel
+        failure = f"{getattr(error, 'ename', type(error).__name__)}: {text}"
     return run, time.monotonic() - start, failure
 
 
 def _work(run: Run, settings: dict[str, str], devices: list[str]) -> float:
-    """On a worker: execute the run in a process of its own until it ends or nobody wants it any more; returns its seconds."""
+    """On a worker: execute the run in a process until it ends or nobody wants it any more; returns its seconds."""
     from distributed import get_worker
     from distributed.worker import thread_state
 
@@ -256,10 +253,5 @@ def _child() -> None:
 
     run = pickle.load(sys.stdin.buffer)
     threading.Thread(target=watch, daemon=True).start()
-    try:
-        run.execute()
-    except Exception as error:  # the last line of the log is the one that is reported
-        traceback.print_exc()
-        text = " ".join(str(getattr(error, "evalue", error)).split())  # a notebook's error is told by its kernel
-        print(f"{getattr(error, 'ename', type(error).__name__)}: {text}", file=sys.stderr)
-        sys.exit(1)
+    *_, failure = _execute_here(run)
+    sys.exit(failure)  # as the last line of the log, which is the one that is reported

@@ -68,14 +68,10 @@ def list_jobs(
     """All jobs of a profile in the order they run; where changes make several the same one, only the first.
 
     Args:
-        profile: "demo", "reduced" or "paper".
         dataset: only this one instead of the profile's own.
         seeds: how many, from 0; None means 2 for the demo, else 3.
         root: where data sets live; None means ``data/``.
-        changes: parameters to set in every notebook that has them, by name. A relative path of weights is made absolute.
-
-    Raises:
-        ValueError: a parameter does not exist, or a value is not allowed.
+        changes: parameters to set in every notebook that has them; ValueError where none has, or a value is not allowed.
     """
     notebooks = {path: notebook_parameters(path) for path in sorted(paths.NOTEBOOKS.glob("0*.ipynb"))}
     folder = paths.RUNS / profile

@@ -33,9 +33,7 @@ class Network:
     """What tells networks of one protocol apart; what a network ignores is None, so equal networks are equal.
 
     Attributes:
-        base: whose maps "shuffled" hands to other images.
-        weights: of the ViT: "pretrained", "random", the name of a file in ``resattn/weights``, or the digest of another; of a
-            learned map where its ViT started.
+        weights: "pretrained", "random", the name of a file in ``resattn/weights``, or another's digest; where a learned map's ViT started.
     """
 
     model: str = "resattn"
@@ -53,7 +51,7 @@ class Network:
         """The network without its maps, for people: "ResNet8", "SE-ResNet8", "ResNet8 18-36-71", "gated a=1", "ResNet20 gated a=1"."""
         kind, _, module = self.model.partition("-")
         resnet = f"ResNet{2 * sum(self.depths) + 2}" if kind in ("resattn", "resnet8") else kind
-        parts = [f"{module.upper()}-{resnet}" if module else resnet, f"{self.form} a={self.a:g}" if self.form else ""]
+        parts = [f"{module.upper()}-{resnet}".lstrip("-"), f"{self.form} a={self.a:g}" if self.form else ""]
         if kind == "resattn" and self.depths == DEPTHS[8]:
             parts = parts[1:]
         return " ".join(filter(None, [*parts, "-".join(map(str, self.widths)) if self.widths != WIDTHS else ""]))
@@ -74,7 +72,7 @@ class Network:
     @property
     def name(self) -> str:
         """Network and maps, for people: "gated a=1, saliency"."""
-        return ", ".join(part for part in (self.variant, self.maps) if part)
+        return ", ".join(filter(None, (self.variant, self.maps)))
 
     def __str__(self) -> str:
         return self.name
@@ -179,11 +177,9 @@ _SCALED, _UNMASKED = (network(form=form, a=1.0) for form in ("scaled", "unmasked
 _WIDER = [network("resnet8", widths=widths) for widths in (SAME_PARAMETERS, SAME_COMPUTE, SAME_AS_RESIDUAL)]
 _MODULES = [network(f"resnet8-{name}") for name in ATTENTION_MODULES]
 _OWN = ("saliency", "vit-s14")
+# The decoder's maps have the ViT's as their control.
 _CONTENT = [
-    (
-        own,
-        {"source": other, "base": own.removesuffix("-saliency")},
-    )  # the decoder's maps have the ViT's as their control
+    (own, {"source": other, "base": own.removesuffix("-saliency")})
     for own in (*_OWN, "vit-s14-saliency")
     for other in ("shuffled", "uniform", "center")
 ]
@@ -226,7 +222,6 @@ def list_runs(
     """All runs on a data set by name ("content/shapes-resnet8-seed0-..."): question by question, and in each seed by seed.
 
     Args:
-        dataset: as for :func:`resattn.load_dataset`.
         seeds: how many, from 0.
         part: "table3" (its networks, all with the protocol's maps) or "controls".
         preset: the protocol, one of ``PRESETS``; None means "short", and for ``shapes`` the demo's with 6 epochs and ``saliency``.

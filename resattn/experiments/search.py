@@ -4,6 +4,7 @@ Scored by validation accuracy; no trial sees the test split. The trials run on t
 and start a search as you like. Also ``python -m resattn search``.
 """
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from resattn.files import digest, write_json
 from resattn.settings import check, setting
 
 _STAGES = ("random", "paper", "grid", "confirm")
+_PAPER = (PAPER["lr"], PAPER["weight_decay"])
 
 
 class Point(NamedTuple):
@@ -34,20 +36,15 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What to search; the same plan always comes to the same points.
+    """What to search; the same plan always comes to the same points. ValueError where an argument is not as described.
 
     Attributes:
         config: all settings but the two searched for; its seed also decides the random points.
-        trials: number of random points, log-uniform in the ranges.
-        grid: points along learning rate and weight decay in the grid around the best random point, which is its centre and is not
-            trained twice.
+        trials: random points, log-uniform in the ranges.
+        grid: points along learning rate and weight decay around the best random point, which is not trained twice.
         span: the grid's extent as a share of each range, on the logarithmic scale.
-        confirm: train the best point and the paper's again with so many further seeds, from the config's seed + 1 on: the best
-            of many is partly luck.
+        confirm: further seeds for the best point and the paper's: the best of many is partly luck.
         lr_range, weight_decay_range: (low, high) of the random points.
-
-    Raises:
-        ValueError: an argument is not as described.
     """
 
     config: TrainConfig
@@ -76,16 +73,20 @@ class SearchPlan:
         """The random points, each decided by the seed and its number alone, and Table 1's."""
         low, high = np.array([self.lr_range, self.weight_decay_range]).T
         shares = (np.random.default_rng([self.config.seed, k]).random(2) for k in range(self.trials))
-        points = [self._point("random", *low * (high / low) ** share) for share in shares]
-        return [*points, self._point("paper", *_PAPER)]
+        return [
+            *(self._point("random", *low * (high / low) ** share) for share in shares),
+            self._point("paper", *_PAPER),
+        ]
 
     def grid_points(self, centre: Point) -> list[Point]:
         """The grid around ``centre``, without it."""
-        axes = []
-        for n, value, ends in zip(self.grid, centre[1:3], (self.lr_range, self.weight_decay_range), strict=True):
+
+        def axis(n: int, value: float, ends: tuple[float, float]) -> list[float]:
             reach = (ends[1] / ends[0]) ** (self.span / 2)
-            axes.append([value if 2 * i == n - 1 else value * reach ** (2 * i / (n - 1) - 1) for i in range(n)])
-        points = [self._point("grid", lr, decay) for lr in axes[0] for decay in axes[1]]
+            return [value if 2 * i == n - 1 else value * reach ** (2 * i / (n - 1) - 1) for i in range(n)]
+
+        axes = map(axis, self.grid, centre[1:3], (self.lr_range, self.weight_decay_range))
+        points = (self._point("grid", *values) for values in itertools.product(*axes))
         return [point for point in points if point[1:3] != centre[1:3]]
 
     def confirmation_points(self, best: Point) -> list[Point]:
@@ -99,9 +100,6 @@ class SearchPlan:
         return Point(stage, float(f"{lr:.4g}"), float(f"{weight_decay:.4g}"), self.config.seed)
 
 
-_PAPER = (PAPER["lr"], PAPER["weight_decay"])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trial(Run):
     """The training of one point. Its record holds what became of it, and goes once the study has that."""
@@ -110,7 +108,7 @@ class Trial(Run):
 
     @classmethod
     def of(cls, point: Point, config: TrainConfig, folder: Path) -> "Trial":
-        """The run of a point with the settings that all trials share."""
+        """The run of a point with the shared settings."""
         config = replace(config, lr=point.lr, weight_decay=point.weight_decay, seed=point.seed)
         return cls(point.name, config, folder / f"{point.name}.json", folder / f"{point.name}.log", point=point)
 
@@ -162,10 +160,7 @@ def search(
         "paper", "grid" or "confirm"), "lr", "weight_decay", "seed", "epochs" as in a training record, "diverged" (None, or what happened),
         "seconds"; "environment". Accuracies are fractions in [0, 1].
 
-    Raises:
-        ValueError: the settings or the data set are not as they must be, or every random point diverged.
-        OSError: as :class:`resattn.experiments.engine.Engine`.
-        ChildProcessError: trials failed; the message names one.
+    ValueError where every random point diverged, ChildProcessError where trials failed; OSError as the engine.
     """
     import optuna
 
@@ -179,14 +174,13 @@ def search(
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
         study = optuna.create_study(study_name=plan.name, storage=storage, direction="maximize", load_if_exists=True)
-        for stage in (
-            lambda: plan.first_points(),
-            lambda: plan.grid_points(best_point(study, ("random",))),
-            lambda: plan.confirmation_points(best_point(study, ("random", "grid", "paper"))),
+        for find_points in (
+            plan.first_points,
+            lambda: plan.grid_points(_best(study, "random")),
+            lambda: plan.confirmation_points(_best(study, "random", "grid", "paper")),
         ):
-            ended = {_point(trial) for trial in _trials(study)}
-            trials = [Trial.of(point, plan.config, folder) for point in stage() if point not in ended]
-            failures = []
+            ended, failures = {_point(trial) for trial in _trials(study)}, []
+            trials = [Trial.of(point, plan.config, folder) for point in find_points() if point not in ended]
             for trial, failure in engine.run(trials):
                 if failure:
                     failures.append(f"{trial.name}: {failure}")
@@ -199,8 +193,8 @@ def search(
         return _record(plan, study, out)
 
 
-def best_point(study: Any, stages: tuple[str, ...]) -> Point:
-    """The point with the highest validation accuracy after the last epoch; of equals, the one with the lower validation loss."""
+def _best(study: Any, *stages: str) -> Point:
+    """The point with the highest validation accuracy after the last epoch; of equals, the one with the lower loss."""
     chosen = [trial for trial in _trials(study) if trial["stage"] in stages and not trial["diverged"]]
     if not chosen:
         raise ValueError("every random point diverged; lower the range of lr")
@@ -213,25 +207,19 @@ def _point(trial: dict) -> Point:
 
 def _trials(study: Any) -> list[dict]:
     """The trials that ended, as the record has them; those that diverged count."""
-    trials = [trial.user_attrs for trial in study.get_trials(deepcopy=False) if "stage" in trial.user_attrs]
-    return sorted(trials, key=lambda t: (_STAGES.index(t["stage"]), t["lr"], t["weight_decay"], t["seed"]))
+    trials = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    return sorted(trials, key=lambda trial: (_STAGES.index(trial["stage"]), _point(trial)))
 
 
 def _keep(study: Any, trial: dict) -> None:
     """Put a trial into the study, in one write."""
+    from optuna import create_trial
     from optuna.distributions import FloatDistribution
-    from optuna.trial import TrialState, create_trial
 
     values = {name: trial[name] for name in ("lr", "weight_decay")}
-    study.add_trial(
-        create_trial(
-            state=TrialState.PRUNED if trial["diverged"] else TrialState.COMPLETE,
-            value=0.0 if trial["diverged"] else trial["epochs"][-1]["val_acc"],
-            params=values,
-            distributions={name: FloatDistribution(min(x, 1e-6), max(x, 1.0), log=True) for name, x in values.items()},
-            user_attrs=trial,
-        )
-    )
+    accuracy = 0.0 if trial["diverged"] else trial["epochs"][-1]["val_acc"]
+    ranges = {name: FloatDistribution(min(x, 1e-6), max(x, 1.0), log=True) for name, x in values.items()}
+    study.add_trial(create_trial(value=accuracy, params=values, distributions=ranges, user_attrs=trial))
 
 
 def _record(plan: SearchPlan, study: Any, out: Path | None) -> dict:

@@ -93,8 +93,8 @@ def test_settings_change_all_runs_and_wrong_ones_are_named(tmp_path, capsys):
     assert any("-dino-" in line for line in lines)
     for options, message in (
         (["--set", "epcohs=2"], "--set epcohs: no such setting"),
+        (["--set", "seed=1"], "--set seed: no such setting"),
         (["--set", "epochs=0"], "epochs must be a whole number"),
-        (["--fresh"], "--fresh is for profiles with notebooks"),
         (["--only", "nothing/*"], "--only 'nothing/*' matches no run"),
     ):
         assert main(["run", "--profile=controls", f"--out={tmp_path}", *options]) == 2

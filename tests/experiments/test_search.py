@@ -11,7 +11,6 @@ import sys
 import optuna
 import pandas as pd
 import pytest
-from optuna.trial import TrialState
 
 from resattn import TrainConfig, load_dataset, paths
 from resattn.__main__ import main
@@ -229,8 +228,8 @@ def test_a_diverged_trial_is_recorded_and_the_search_goes_on(birds, tmp_path, mo
     assert "loss became nan" in trial["diverged"]
     assert len(trial["epochs"]) == 1
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "s.journal")))
-    kept = optuna.load_study(study_name=plan(birds).name, storage=storage).get_trials(states=[TrialState.PRUNED])
-    assert [(t.user_attrs["lr"], t.value) for t in kept] == [(lost.lr, 0)]
+    kept = optuna.load_study(study_name=plan(birds).name, storage=storage).get_trials(deepcopy=False)
+    assert [t.value for t in kept if t.user_attrs["lr"] == lost.lr] == [0]
     trials = search_trials(record)
     assert trials["diverged"].sum() == 1
     assert best_trial(trials)["lr"] != lost.lr
