@@ -207,7 +207,8 @@ def _point(trial: dict) -> Point:
 
 def _trials(study: Any) -> list[dict]:
     """The trials that ended, as the record has them; those that diverged count."""
-    trials = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
+    attributes = (trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    trials = [trial for trial in attributes if "stage" in trial]  # earlier versions wrote others
     return sorted(trials, key=lambda trial: (_STAGES.index(trial["stage"]), _point(trial)))
 
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from resattn.attention.maps import aggregate_heads, border_contrast
 from resattn.attention.tiny import tiny_vit
 from resattn.attention.vit import cls_attention, load_vit, vit_input
+from resattn.attention.vit_s14 import load_vit_s14
 from resattn.config import FORMS
 from resattn.data.augment import normalize
 from resattn.data.datasets import Dataset, channel_stats
-from resattn.models.checkpoints import demo_weights, load_trained, trained_config
+from resattn.models.checkpoints import load_trained, trained_config
 
-SOURCES = ("dino", "dino-tiny", "saliency")  # of the networks that can be explored
+SOURCES = ("dino", "dino-tiny", "vit-s14", "saliency")  # of the networks that can be explored
 SWEEP = torch.linspace(0, 1, 11)  # the strengths at which probabilities are drawn
 
 
@@ -40,8 +41,7 @@ class Explorer:
     """A trained network, the ViT it looks through, and a data set to pick images from.
 
     Args:
-        weights: "gated" or "printed" for a network that travels with the package, trained on ``shapes``; or the file of one
-            trained here, ``runs/training/<slug>/weights.safetensors``.
+        weights: of the network, as for :func:`resattn.models.checkpoints.load_trained`.
         vit: the ViT whose heads are shown, and whose map a network gets that was trained with a ViT's; None: that ViT, else "dino-tiny".
 
     ``forms`` are those in which the weights can be used; "residual" only where they were trained in it.
@@ -50,16 +50,15 @@ class Explorer:
         ValueError: the weights cannot be read, or their network has no attention branch or was trained with maps not in ``SOURCES``.
     """
 
-    def __init__(self, data: Dataset, weights: str | Path = "gated", vit: nn.Module | None = None):
-        path = demo_weights(str(weights)) if weights in FORMS else Path(weights)
-        self.data, self.config = data, trained_config(path)
+    def __init__(self, data: Dataset, weights: str | Path = "shapes-gated-a1", vit: nn.Module | None = None):
+        self.data, self.config = data, trained_config(weights)
         if self.config.model != "resattn" or self.config.source not in SOURCES:
             raise ValueError(
                 f"weights must be of a network with an attention branch, trained with one of {', '.join(SOURCES)}; "
                 f"got model {self.config.model!r} with {self.config.source!r}"
             )
-        self.net = load_trained(path)
-        self.vit = vit or (load_vit() if self.config.source == "dino" else tiny_vit())
+        self.net = load_trained(weights)
+        self.vit = vit or {"dino": load_vit, "vit-s14": load_vit_s14}.get(self.config.source, tiny_vit)()
         self.mean, self.std = channel_stats(data.train.images)
         self.forms = [form for form in FORMS if form != "residual" or self.config.form == "residual"]
 

@@ -15,7 +15,8 @@ from resattn.files import atomic_write
 from resattn.models.learned import LearnedMap
 from resattn.models.resattn import ResAttnNet
 from resattn.models.resnet import resnet8
-from resattn.settings import check_choice
+
+_WEIGHTS = Path(__file__).parent.parent / "weights"
 
 
 def build_model(
@@ -57,7 +58,8 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
     """The network that :func:`save_weights` wrote, in evaluation mode on the CPU.
 
     Args:
-        path: the file, such as ``runs/training/<slug>/weights.safetensors``.
+        path: the file, such as ``runs/training/<slug>/weights.safetensors``; or the name of a network that travels with the package, such as
+            "shapes-gated-a1" (``weights/README.md`` lists them).
         num_classes, attention_channels: what the file must fit; None takes the file's own.
 
     Raises:
@@ -65,7 +67,7 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
     """
     config = trained_config(path)
     try:
-        weights = load_file(path)
+        weights = load_file(weights_file(path))
         inside = "net." if config.uses_maps and config.source == LEARNED else ""
         num_classes = num_classes or len(weights[f"{inside}fc.bias"])
         if attention_channels is None:
@@ -80,18 +82,19 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
 def trained_config(path: str | Path) -> TrainConfig:
     """The settings that made the weights in ``path``; ValueError as for :func:`load_trained`."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(weights_file(path), framework="pt") as file:
             settings = json.loads(file.metadata()["config"])
         return TrainConfig(**{name: value for name, value in settings.items() if value is not None})
     except (OSError, SafetensorError, KeyError, TypeError) as error:
         raise _not_trained(path, error) from error
 
 
-def demo_weights(form: str = "gated") -> Path:
-    """The file of a small trained network ("printed" or "gated") that travels with the package, for :func:`load_trained`."""
-    check_choice("form", form, ("printed", "gated"))
-    return Path(__file__).parent.parent / "weights" / f"shapes-{form}-a1.safetensors"
+def weights_file(path: str | Path) -> Path:
+    """The file that :func:`load_trained` reads."""
+    packaged = _WEIGHTS / f"{path}.safetensors"
+    return packaged if packaged.is_file() else Path(path)
 
 
 def _not_trained(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"path must be weights that training wrote, got {path} ({error})")
+    names = ", ".join(sorted(file.stem for file in _WEIGHTS.glob("*.safetensors") if not file.stem.startswith("dino")))
+    return ValueError(f"path must be weights that training wrote, or one of {names}; got {path} ({error})")

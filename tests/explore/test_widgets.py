@@ -16,12 +16,12 @@ from resattn.data.datasets import Dataset, Split
 from resattn.explore.inspect import SWEEP, Explorer, read_picture
 from resattn.explore.views import map_view, png, strength_view
 from resattn.explore.widgets import Panel, explore_maps, explore_strength
-from resattn.models.checkpoints import build_model, demo_weights, load_trained, save_weights
+from resattn.models.checkpoints import build_model, load_trained, save_weights
 
 
 @pytest.fixture(scope="module")
 def explorer(shapes):
-    return Explorer(shapes, "gated")
+    return Explorer(shapes, "shapes-gated-a1")
 
 
 def encoded(pixels, kind="PNG", **options):
@@ -62,7 +62,10 @@ def residual(shapes, tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["printed", "gated", "residual"])
 def test_answers_are_the_networks_own(residual, shapes, form):
-    for explorer in (residual, *(Explorer(shapes, name) for name in ("printed", "gated") if form != "residual")):
+    for explorer in (
+        residual,
+        *(Explorer(shapes, f"shapes-{name}-a1") for name in ("printed", "gated") if form != "residual"),
+    ):
         view = explorer.pick(7)
         image = (shapes.test.images[7:8] / 255 - explorer.mean[:, None, None]) / explorer.std[:, None, None]
         sweep = explorer.sweep(view, form)
@@ -71,7 +74,7 @@ def test_answers_are_the_networks_own(residual, shapes, form):
         for a in (0.0, 0.3, 1.0):
             answer = explorer.answer(view, a, form)
             assert (explorer.net.a, explorer.net.form) == trained
-            net = load_trained(demo_weights(trained[1])) if trained[1] != "residual" else copy.deepcopy(explorer.net)
+            net = load_trained(f"shapes-{trained[1]}-a1") if trained[1] != "residual" else copy.deepcopy(explorer.net)
             net.a, net.form = a, form
             with torch.no_grad():
                 scores = net(image, view.attention[None])[0]
@@ -270,7 +273,7 @@ def test_networks_that_cannot_be_explored_are_refused(shapes, tmp_path):
             Explorer(shapes, weights(**changes))
     with pytest.raises(ValueError, match="path must be weights that training wrote"):
         Explorer(shapes, tmp_path / "missing.safetensors")
-    explorer = Explorer(many_classes(), "gated")
+    explorer = Explorer(many_classes(), "shapes-gated-a1")
     Panel(explorer)  # masks need no classes
     with pytest.raises(ValueError, match="weights must be trained on the data set that is shown, 'many'"):
         Panel(explorer, strength=True)

@@ -6,20 +6,20 @@ import json
 import pytest
 import torch
 
-from resattn import TrainConfig, attention_maps
+from resattn import TrainConfig, attention_maps, paths
 from resattn.data.datasets import channel_stats
-from resattn.models.checkpoints import build_model, demo_weights, load_trained, save_weights, trained_config
+from resattn.models.checkpoints import build_model, load_trained, save_weights, trained_config, weights_file
 from resattn.training.trainer import evaluate
 
 
 @pytest.mark.parametrize("form", ["printed", "gated"])
 def test_the_shipped_networks_are_what_their_records_say(form, shapes):
-    record = json.loads(demo_weights(form).with_suffix(".json").read_text(encoding="utf-8"))
-    assert hashlib.sha256(demo_weights(form).read_bytes()).hexdigest() == record["sha256"]
-    assert trained_config(demo_weights(form)) == TrainConfig.preset("demo", form=form, a=1.0)
-    assert record["config"] == trained_config(demo_weights(form)).identity()
+    record = json.loads(weights_file(f"shapes-{form}-a1").with_suffix(".json").read_text(encoding="utf-8"))
+    assert hashlib.sha256(weights_file(f"shapes-{form}-a1").read_bytes()).hexdigest() == record["sha256"]
+    assert trained_config(weights_file(f"shapes-{form}-a1")) == TrainConfig.preset("demo", form=form, a=1.0)
+    assert record["config"] == trained_config(weights_file(f"shapes-{form}-a1")).identity()
 
-    net = load_trained(demo_weights(form))
+    net = load_trained(weights_file(f"shapes-{form}-a1"))
     assert not net.training
     assert (net.form, net.a) == (form, 1.0)
     assert sum(p.numel() for p in net.parameters()) == record["parameters"]
@@ -28,9 +28,25 @@ def test_the_shipped_networks_are_what_their_records_say(form, shapes):
     assert accuracy == pytest.approx(record["metrics"]["test_acc"], abs=0.002)  # processors round differently
 
 
-def test_a_form_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="form must be one of printed, gated; got 'Gated'"):
-        demo_weights("Gated")
+@pytest.mark.parametrize(
+    ("name", "settings"), [("resnet8", {"model": "resnet8"}), ("printed-a1", {"form": "printed", "a": 1.0})]
+)
+def test_the_cifar_networks_are_those_of_the_records(name, settings):
+    file = weights_file(f"cifar10-{name}")
+    record = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == record.pop("sha256")
+    config = TrainConfig.preset("reduced", dataset="cifar10", **settings)
+    assert trained_config(f"cifar10-{name}").identity() == config.identity()
+    assert record == json.loads((paths.RESULTS / "reduced" / f"{config.slug}.json").read_text(encoding="utf-8"))
+    net = load_trained(f"cifar10-{name}")
+    assert net(torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+
+
+def test_a_name_that_does_not_exist_is_refused():
+    with pytest.raises(
+        ValueError, match=r"or one of cifar10-.*, shapes-gated-a1, shapes-printed-a1; got shapes-Gated-a1"
+    ):
+        load_trained("shapes-Gated-a1")
 
 
 def test_a_trained_network_comes_back_with_its_own_numbers(tmp_path):
@@ -47,8 +63,8 @@ def test_a_trained_network_comes_back_with_its_own_numbers(tmp_path):
 
 def test_weights_for_other_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="path must be weights that training wrote"):
-        load_trained(demo_weights("gated"), num_classes=3)
+        load_trained("shapes-gated-a1", num_classes=3)
     with pytest.raises(ValueError, match="path must be weights that training wrote"):
-        load_trained(demo_weights("gated"), attention_channels=2)
+        load_trained("shapes-gated-a1", attention_channels=2)
     with pytest.raises(ValueError, match="path must be weights that training wrote"):
         trained_config(tmp_path / "missing.safetensors")
