@@ -186,10 +186,11 @@ def search(
                     failures.append(f"{trial.name}: {failure}")
                 else:
                     _keep(study, json.loads(trial.record.read_text(encoding="utf-8")))
-                    trial.record.unlink()
                     _record(plan, study, out)
             if failures:
                 raise ChildProcessError(f"{len(failures)} of {len(trials)} trials failed; {failures[0]}")
+        for outcome in folder.glob("*.json"):  # the study has them all
+            outcome.unlink()
         return _record(plan, study, out)
 
 

@@ -154,7 +154,9 @@ def test_main_records_are_of_one_protocol_and_one_source(tmp_path, make_record):
     main = main_records(load_records(tmp_path))
     assert set(main["source"].dropna()) == {"vit-s14"}, "the preset's own maps, though there are fewer"
     assert main["variant"].tolist() == [*3 * ["ResNet8"], *3 * ["printed a=0"], "gated a=1"]
-    make_record(tmp_path, 0.5, **short | {"epochs": 100}, model="resnet8")
+    for seed in range(3):
+        assert set(main_records(load_records(tmp_path))["preset"]) == {"short"}, "three seeds count before one"
+        make_record(tmp_path, 0.5, **short | {"epochs": 100}, model="resnet8", seed=seed)
     assert set(main_records(load_records(tmp_path))["preset"]) == {"reduced"}
 
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.graph import whole_step
 from resattn import TrainConfig, load_dataset, paths
-from resattn.training.environment import processor_name
+from resattn.training.environment import describe_environment
 from resattn.training.trainer import Trainer
 
 # Needs of the package that the lent machine lacks; filelock is there, and timm's own.
@@ -63,7 +63,9 @@ def test_packed_on_one_machine_and_trained_on_another(birds, lent, tmp_path):
     assert "left: 0" in lent("precision", *TRAINING, "--jobs", "2", "--out", tmp_path / "out")
     records = {path.name: json.loads(path.read_text()) for path in (tmp_path / "lent/runs/gpu/records").iterdir()}
     assert sorted(record["config"]["precision"] for record in records.values()) == ["bfloat16", "float32"]
-    assert {record["environment"]["device"] for record in records.values()} == {processor_name()}
+    assert {record["environment"]["device"] for record in records.values()} == {
+        describe_environment(torch.device("cpu"), None)["device"]
+    }
     with zipfile.ZipFile(tmp_path / "out" / "records.zip") as archive:
         assert {name: json.loads(archive.read(name)) for name in archive.namelist()} == records
     assert "0 of 7 done; left: 7" in lent("table3", *TRAINING, "--seconds", "0"), (
@@ -78,7 +80,7 @@ def test_measuring(lent, shapes_cache, shapes, tmp_path):
     measure = ["measure", "--device", "cpu", "--tiny", "--out", tmp_path / "out", "--only"]
     said = lent(*measure, "gated default") + lent(*measure, "vit-ti16 ours tf32")
     record = json.loads((tmp_path / "out" / "measure-cpu.json").read_text())
-    assert record["environment"]["device"] == processor_name()
+    assert record["environment"]["device"] == describe_environment(torch.device("cpu"), None)["device"]
     assert list(record["items"]) == [line[:24].strip() for line in said.splitlines() if "images/s" in line]
     assert list(record["items"]) == ["gated default", "gated default x2", "vit-ti16 ours tf32"]
     assert record["items"]["gated default x2"]["processes"] == 2

@@ -294,7 +294,7 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path):
     assert "[2/2]" in answer.stdout
     assert "1 of 2 runs done" in answer.stdout
     assert "No run has left a record here yet" in (tmp_path / "report/index.html").read_text(), "of what there is"
-    assert "holds no image" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
+    assert "must hold <class>/*.png or *.jpg" in (tmp_path / "runs/demo/logs/01-broken.log").read_text()
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def committed(tmp_path_factory):
 def test_committed_evidence_is_that_of_the_shared_tables(committed):
     page, records = Page(committed), load_records(paths.RESULTS)
     shown = page.rows("table3")
-    for preset in ("short", "demo"):
+    for preset in ("reduced", "short", "demo"):
         expected = table3(records, preset).reset_index()
         rows = [list(expected.columns), *expected.to_numpy().tolist()]
         assert rows == shown[: len(rows)]

@@ -66,7 +66,7 @@ def test_a_run_goes_on_from_memory_to_disk(tiny, tmp_path, monkeypatch):
 
 
 def test_maps_in_bytes_stay_so_on_disk_and_become_numbers_in_a_batch(tiny, monkeypatch):
-    monkeypatch.setattr(maps_module, "_load", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(maps_module, "_choose_vit", lambda *_: ({}, torch.nn.Identity))
     monkeypatch.setattr(maps_module, "vit_input", lambda _, images: images)
     monkeypatch.setattr(maps_module, "cls_attention", lambda _, images: images[:, :2].float())
     part = load_dataset("birds", tiny.root).train
