@@ -29,7 +29,12 @@ def test_the_shipped_networks_are_what_their_records_say(form, shapes):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("resnet8", {"model": "resnet8"}), ("printed-a1", {"form": "printed", "a": 1.0})]
+    ("name", "settings"),
+    [
+        ("resnet8", {"model": "resnet8"}),
+        ("printed-a1", {"form": "printed", "a": 1.0}),
+        ("gated-a1", {"form": "gated", "a": 1.0}),
+    ],
 )
 def test_the_cifar_networks_are_those_of_the_records(name, settings):
     file = weights_file(f"cifar10-{name}")
