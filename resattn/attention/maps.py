@@ -64,7 +64,8 @@ def attention_maps(
         batch_size, device: how many images go through the ViT at a time, and where; None means CUDA if present, else the CPU.
         name: what to call the images in file names and progress, for example "cifar10-train".
         cache: folder for finished and half-finished maps; None means ``cache/maps``.
-        mapped: give maps that are on disk as they are there, read as needed: those of "vit-s14" as uint8, 255 times as large.
+        mapped: give maps that are on disk as they are there, read as needed: those of "vit-s14" as uint8, 255 times as large. Those of
+            "uniform" and "center" are then one map for all, not to be written to.
 
     Returns:
         float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0). K is 1, or
@@ -90,10 +91,10 @@ def attention_maps(
         raise ValueError(f"heads must be 'mean' for source={source!r}, which has none, got {heads!r}")
     if str(weights) != "pretrained" and source not in ("dino", "dino-tiny"):
         raise ValueError(f"weights must be 'pretrained' for source={source!r}, got {str(weights)!r}")
-    if source == "uniform":
-        return torch.ones(len(images), 1, MAP_SIZE, MAP_SIZE)
-    if source == "center":
-        return gaussian_map().repeat(len(images), 1, 1, 1)
+    if source in ("uniform", "center"):
+        one = gaussian_map() if source == "center" else torch.ones(1, 1, MAP_SIZE, MAP_SIZE)
+        maps = one.expand(len(images), -1, -1, -1)
+        return maps if mapped else maps.contiguous()
     if source in FROM_MASKS:
         return from_masks(source, masks, len(images))
     cache = Path(cache) if cache is not None else paths.CACHE / "maps"
@@ -162,7 +163,7 @@ def _stored_maps(
     path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
     kept = load_arrays(path)
     if kept is None or len(kept[0]["maps"]) != len(images):
-        folder, get_extract, parts = path.with_suffix(".parts"), functools.cache(extractor), []
+        folder, get_extract, maps = path.with_suffix(".parts"), functools.cache(extractor), None
         pieces = images.split(PART)
         for i, piece in enumerate(track(pieces, len(pieces), f"{settings['source']} maps of {name}")):
             part = folder / f"{i * PART:08d}.safetensors"
@@ -171,8 +172,10 @@ def _stored_maps(
                 extract = get_extract()
                 done = {"maps": np.concatenate([extract(batch).numpy() for batch in piece.split(batch_size)])}, {}
                 save_arrays(part, *done)
-            parts.append(done[0]["maps"])
-        kept = {"maps": np.concatenate(parts)}, settings
+            if maps is None:
+                maps = np.empty((len(images), *done[0]["maps"].shape[1:]), done[0]["maps"].dtype)
+            maps[i * PART : (i + 1) * PART] = done[0]["maps"]
+        kept = {"maps": maps}, settings
         save_arrays(path, *kept)
         shutil.rmtree(folder, ignore_errors=True)
     if mapped:

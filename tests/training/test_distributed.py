@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import write_image
@@ -86,6 +88,14 @@ def environment(home) -> dict[str, str]:
     return os.environ | {"RESATTN_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": folders}
 
 
+def train_command(config: TrainConfig, *more: str) -> list[str]:
+    """The command that trains ``colours`` on two processes, with ``more`` options of torchrun."""
+    options = {"dataset": "colours", "root": config.root, "epochs": config.epochs, "image-size": 16, "batch-size": 24}
+    options |= {"lr": 0.01, "a": 1, "device": "cpu"}
+    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return [*TORCHRUN, *more, "-m", "resattn", "train", *given]
+
+
 @pytest.mark.slow
 def test_a_run_begun_by_one_process_is_ended_by_two_and_learns_as_well(colours, home, tmp_path):
     alone = train(colours, folder=tmp_path / "alone", on_epoch=quiet)
@@ -96,10 +106,7 @@ def test_a_run_begun_by_one_process_is_ended_by_two_and_learns_as_well(colours, 
     folder = home / "runs" / "training" / colours.slug
     with pytest.raises(KeyboardInterrupt):
         train(colours, folder=folder, on_epoch=stop)
-    options = {"dataset": "colours", "root": colours.root, "epochs": 4, "image-size": 16, "batch-size": 24}
-    options |= {"lr": 0.01, "a": 1, "device": "cpu"}
-    command = [*TORCHRUN, "-m", "resattn", "train"]
-    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    command = train_command(colours)
     done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
     assert done.returncode == 0, done.stderr[-3000:]
     printed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("epoch")]
@@ -115,6 +122,32 @@ def test_a_run_begun_by_one_process_is_ended_by_two_and_learns_as_well(colours, 
     assert second[3]["train_loss"] < 0.5 * second[0]["train_loss"], (
         "near, not equal: each process has batch statistics of its own"
     )
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_after_a_killed_process_and_ends_as_if_nothing_had_happened(colours, home):
+    config = replace(colours, epochs=12)
+    records = home / "runs" / "records"
+    undisturbed = subprocess.run(train_command(config), capture_output=True, text=True, env=environment(home))
+    assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
+    (expected,) = (json.loads(path.read_text()) for path in records.iterdir())
+    shutil.rmtree(records)
+
+    command, pipes = train_command(config, "--max-restarts=1"), {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, env=environment(home), **pipes) as torchrun:
+        lines = [next(line for line in torchrun.stdout if line.startswith("epoch   3"))]
+        ranks = {int(child.environ()["RANK"]): child for child in psutil.Process(torchrun.pid).children()}
+        ranks[1].kill()
+        lines += torchrun.stdout
+    assert torchrun.returncode == 0, "".join(lines)[-3000:]
+    assert not any(child.is_running() for child in ranks.values()), "both were started again"
+    epochs = [int(line.split()[1].split("/")[0]) for line in lines if line.startswith("epoch")]
+    assert epochs == sorted(set(epochs)), "no epoch is trained again"
+    assert epochs[-1] == 12
+    (record,) = (json.loads(path.read_text()) for path in records.iterdir())
+    losses = [[entry["train_loss"] for entry in each["metrics"]["epochs"]] for each in (record, expected)]
+    assert losses[0] == losses[1]
+    assert record["metrics"]["test_acc"] == expected["metrics"]["test_acc"]
 
 
 def test_a_batch_that_does_not_divide_is_refused(colours, monkeypatch):

@@ -36,7 +36,14 @@ def outcome(config, folder, on_epoch=lambda _: None):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"source": "dino-tiny", "heads": "all"}, {"source": "shuffled"}, {"source": "uniform"}, {"model": "resnet8"}],
+    [
+        {},
+        {"source": "dino-tiny", "heads": "all"},
+        {"source": "shuffled"},
+        {"source": "uniform"},
+        {"source": "center"},
+        {"model": "resnet8"},
+    ],
     ids=str,
 )
 def test_a_run_from_disk_ends_with_the_same_numbers_and_weights(tiny, changes, tmp_path, monkeypatch):
@@ -81,6 +88,14 @@ def test_maps_in_bytes_stay_so_on_disk_and_become_numbers_in_a_batch(tiny, monke
     ):
         assert all(one.equal(other) for one, other in zip(streamed, held, strict=True))
         assert len(streamed[1].unique()) > 100
+
+
+@pytest.mark.parametrize("source", ["uniform", "center"])
+def test_one_map_for_all_images_is_kept_once(source):
+    images = torch.zeros(50, 3, 8, 8, dtype=torch.uint8)
+    held, mapped = (attention_maps(images, source, mapped=mapped) for mapped in (False, True))
+    assert held.equal(mapped)
+    assert [each.untyped_storage().nbytes() for each in (held, mapped)] == [50 * 28 * 28 * 4, 28 * 28 * 4]
 
 
 def test_an_error_while_reading_ahead_ends_the_run(tiny, monkeypatch):
