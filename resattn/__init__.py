@@ -2,7 +2,7 @@
 Using Regions of High Attention". Names are imported on first use, so that ``import resattn`` and ``--help`` take no time."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resattn.attention.maps import attention_maps as attention_maps
@@ -33,7 +33,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'resattn' has no attribute {name!r}")
     return getattr(importlib.import_module(f"resattn.{_HOMES[name]}"), name)

@@ -97,7 +97,7 @@ class TrainConfig:
     widths: tuple[int, int, int] = setting(WIDTHS, low=1)
     depths: tuple[int, int, int] = setting(DEPTHS[8], low=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
         if self.source == LEARNED and self.uses_maps:
             object.__setattr__(self, "weights", "dino-tiny" if self.weights == "pretrained" else self.weights)

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -138,7 +139,7 @@ def _finite(text: str) -> float:
 
 
 @functools.cache
-def _validator():
+def _validator() -> Any:  # of jsonschema
     from jsonschema import Draft202012Validator  # here, because it takes a moment to import
 
     return Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))

@@ -48,7 +48,7 @@ class DinoConfig:
     momentum: tuple[float, float] = setting((0.997, 1.0), above=0, high=1)
     global_size: int = setting(24, low=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
         for name, of in {"image_size": "patch", "global_size": "patch", "dim": "heads"}.items():
             if getattr(self, name) % getattr(self, of):

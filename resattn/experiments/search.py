@@ -55,7 +55,7 @@ class SearchPlan:
     lr_range: tuple[float, float] = setting((1e-4, 1.0), above=0)
     weight_decay_range: tuple[float, float] = setting((1e-5, 1.0), above=0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self)
 
     def settings(self) -> dict:

@@ -91,7 +91,7 @@ def _draw_bars(ax: Axes, scores: Tensor, trained: Tensor, label: int | None, cla
     return classes[predicted] + ("" if label is None else ", right" if predicted == label else ", wrong")
 
 
-def _show(ax: Axes, values, title: str, span: tuple[float, float] = (0, 1), over: Tensor | None = None) -> None:
+def _show(ax: Axes, values: Tensor, title: str, span: tuple[float, float] = (0, 1), over: Tensor | None = None) -> None:
     """A map (h, w) or picture (h, w, 3); ``over`` a grey picture (H, W), 0 to 255, if given."""
     square, alpha = {"extent": (0, 1, 0, 1)}, 1 if over is None else 0.65
     if over is not None:

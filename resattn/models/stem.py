@@ -7,6 +7,7 @@ weights. At the border the resize repeats the outermost pixel, which is replicat
 """
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -58,7 +59,7 @@ class ResizedPatchStem(nn.Module):
                 self._periods[length], self._taps[f"taps_{length}"] = found
                 self.register_buffer(f"taps_{length}", found[1].to(self.weight), persistent=False)
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ResizedPatchStem":
         super()._apply(fn, recurse)
         for name, taps in self._taps.items():  # rounded once, from float64, whatever dtype the module had before
             setattr(self, name, taps.to(self.weight))

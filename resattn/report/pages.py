@@ -3,6 +3,7 @@
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -35,7 +36,7 @@ def write_page(notebook: Path, target: Path) -> str:
     return title
 
 
-def _prepare(notebook) -> str:
+def _prepare(notebook: Any) -> str:
     """Give pictures a text alternative, from which nbconvert takes it, and clean HTML outputs; returns the first heading."""
     import bleach
 
@@ -52,7 +53,7 @@ def _prepare(notebook) -> str:
 
 
 @functools.cache
-def _exporter():
+def _exporter() -> Any:
     """nbconvert's HTML without page around it, with formulas as MathML and the static form of what widgets show."""
     from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
