@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from resattn.config import TrainConfig as TrainConfig
     from resattn.data.datasets import load_dataset as load_dataset
     from resattn.data.datasets import stratified_split as stratified_split
-    from resattn.models.gate import gate_residuals as gate_residuals
+    from resattn.models.timm_resnet import gate_residuals as gate_residuals
     from resattn.models.resattn import ResAttnNet as ResAttnNet
     from resattn.models.resnet import resnet8 as resnet8
     from resattn.models.stem import ResizedPatchStem as ResizedPatchStem
@@ -20,7 +20,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "ResAttnNet": "models.resattn",
-    "gate_residuals": "models.gate",
+    "gate_residuals": "models.timm_resnet",
     "resnet8": "models.resnet",
     "ResizedPatchStem": "models.stem",
     "attention_maps": "attention.maps",

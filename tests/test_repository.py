@@ -29,6 +29,7 @@ DOCUMENTS = (
     "benchmarks/README.md",
     "benchmarks/gpu/README.md",
     "resattn/weights/README.md",
+    "results/README.md",
 )
 # Differences the README names: (file pattern of one network, of the other), in results/.
 DIFFERENCES = [
@@ -127,16 +128,22 @@ def test_the_differences_in_the_readme_follow_from_the_records():
     assert {number for number in named - measured if number not in elsewhere} == set()
 
 
-def test_each_cell_of_the_short_table_follows_from_its_records():
+def test_each_cell_of_the_first_table_follows_from_its_records():
     """Without the package's own reader and arithmetic."""
-    table = re.search(r"<!-- table 3 at short.*?\n(.*?)\n<!--", README.read_text(encoding="utf-8"), re.DOTALL)[1]
-    header, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
-    columns = {name.removesuffix(" (ours)"): i for i, name in enumerate(header) if name.endswith(" (ours)")}
+    table = re.search(
+        r"<!-- table 3 at reduced and short.*?\n(.*?)\n<!--", README.read_text(encoding="utf-8"), re.DOTALL
+    )
+    header, _, *rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[1].splitlines()]
+    columns = [
+        (i, *name.rstrip(")").split(" (")) for i, name in enumerate(header) if "(" in name and "(paper)" not in name
+    ]
+    assert len(columns) == 3
     for row in rows:
-        for dataset, column in columns.items():
-            network = row[0].lower().replace(" a=", "-a") + ("" if row[0] == "ResNet8" else "-*")
-            found = [json.loads(path.read_text()) for path in paths.RESULTS.glob(f"{dataset}-{network}-seed*.json")]
-            values = [100 * r["metrics"]["test_acc"] for r in found]
+        for column, dataset, preset in columns:
+            maps = {"cifar10": "vit-s14", "cifar100": "saliency"}[dataset]
+            network = row[0].lower().replace(" a=", "-a") + ("" if row[0] == "ResNet8" else f"-{maps}")
+            found = (paths.RESULTS / preset).glob(f"{dataset}-{network}-seed*.json")
+            values = [100 * json.loads(path.read_text())["metrics"]["test_acc"] for path in found]
             if not values:
                 assert row[column] == NOT_MEASURED
                 continue
@@ -144,14 +151,14 @@ def test_each_cell_of_the_short_table_follows_from_its_records():
             if len(values) > 1:
                 half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
                 said += f" ± {half:.2f}"
-            assert row[column] == f"{said} ({len(values)})", (row[0], dataset)
+            assert row[column] == f"{said} ({len(values)})", (row[0], dataset, preset)
 
 
 def test_the_readmes_tables_are_made_from_the_records():
     text = README.read_text(encoding="utf-8")
     assert fill_in(text) == text, "run python -m resattn.report.readme"
     wrong = re.sub(r"\d\d\.\d\d ± ", "99.99 ± ", text)
-    assert {"short", "demo"} <= set(re.findall(r"<!-- table 3 at (\w+), ", wrong))
+    assert re.findall(r"<!-- table 3 at ([\w ]+), ", wrong) == ["reduced and short", "demo"]
     assert "| 99.99" not in fill_in(wrong), "every table is between marks"
 
 

@@ -25,16 +25,21 @@ def accuracy_table(records: pd.DataFrame, metric: str = "test_acc") -> pd.DataFr
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def table3(records: pd.DataFrame, preset: str = "paper") -> pd.DataFrame:
-    """Table 3 at the settings of a preset, as text: a row a network, and for each data set that has runs the paper's number, where it
-    has one, and ours; what nobody ran says so."""
-    ours = accuracy_table(main_records(records[records["preset"] == preset]))
+def table3(records: pd.DataFrame, *presets: str) -> pd.DataFrame:
+    """Table 3 at the settings of presets ("paper" by default), as text: a row a network, and for each data set that has runs the paper's
+    number, where it has one, and ours, a column a preset; what nobody ran says so."""
+    presets = presets or ("paper",)
+    ours = {preset: accuracy_table(main_records(records[records["preset"] == preset])) for preset in presets}
     table = pd.DataFrame(index=pd.Index([network.variant for network in TABLE3], name="network"))
-    for dataset, rows in ours.groupby("dataset"):
+    for dataset in sorted({dataset for rows in ours.values() for dataset in rows["dataset"]}):
         if dataset in PAPER_TABLE3:
             table[f"{dataset} (paper)"] = [f"{_paper(dataset, network):.1f}" for network in TABLE3]
-        cells = dict(zip(rows["variant"], rows["text"], strict=True))
-        table[f"{dataset} (ours)"] = [cells.get(variant, NOT_MEASURED) for variant in table.index]
+        for preset, rows in ours.items():
+            own = rows[rows["dataset"] == dataset]
+            cells = dict(zip(own["variant"], own["text"], strict=True))
+            if cells:
+                name = preset if len(presets) > 1 else "ours"
+                table[f"{dataset} ({name})"] = [cells.get(variant, NOT_MEASURED) for variant in table.index]
     return table
 
 

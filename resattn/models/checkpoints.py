@@ -37,7 +37,7 @@ def build_model(
     if config.model in TIMM_MODELS:
         import timm
 
-        from resattn.models.gate import gate_residuals
+        from resattn.models.timm_resnet import gate_residuals
 
         net = seeded(config.seed, lambda: timm.create_model(config.model, num_classes=num_classes))
         return gate_residuals(net, config.a, config.form, attention_channels, **options)

@@ -12,13 +12,13 @@ from resattn.analysis.records import load_records
 from resattn.analysis.tables import table3, to_markdown
 from resattn.files import atomic_write
 
-_TABLE = re.compile(r"(<!-- table 3 at (\w+), made by [\w .-]+ -->\n).*?(?=<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- table 3 at (\w+(?: and \w+)*), made by [\w .-]+ -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def fill_in(text: str) -> str:
-    """The text with Table 3, at the preset that a pair of marks names, between them."""
+    """The text with Table 3, at the presets that a pair of marks names, between them."""
     records = load_records(paths.RESULTS)
-    return _TABLE.sub(lambda marks: f"{marks[1]}{to_markdown(table3(records, marks[2]))}\n", text)
+    return _TABLE.sub(lambda marks: f"{marks[1]}{to_markdown(table3(records, *marks[2].split(' and ')))}\n", text)
 
 
 def main() -> None:
