@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from resattn.config import TrainConfig as TrainConfig
     from resattn.data.datasets import load_dataset as load_dataset
     from resattn.data.datasets import stratified_split as stratified_split
-    from resattn.models.timm_resnet import gate_residuals as gate_residuals
     from resattn.models.resattn import ResAttnNet as ResAttnNet
     from resattn.models.resnet import resnet8 as resnet8
     from resattn.models.stem import ResizedPatchStem as ResizedPatchStem
+    from resattn.models.timm_resnet import gate_residuals as gate_residuals
     from resattn.training.trainer import train as train
 
 __version__ = "0.2.0"
