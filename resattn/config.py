@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resattn import paths
 from resattn.files import digest, file_digest, file_name
 from resattn.settings import add_options, check, check_choice, given, setting
 
@@ -113,6 +114,9 @@ class TrainConfig:
             object.__setattr__(self, "precision", "bfloat16" if cuda else "float32")
         if self.precision == "bfloat16" and (self.device or "").startswith("mps"):
             raise ValueError("precision must be 'float32' for device='mps', got 'bfloat16'")
+        if self.source == "shuffled" and self.uses_maps and (self.heads, self.weights) != ("mean", "pretrained"):
+            allowed = "heads and weights must be 'mean' and 'pretrained' for source='shuffled'"
+            raise ValueError(f"{allowed}, got {self.heads!r} and {self.weights!r}")
         if self.weights == "random" and self.uses_maps and self.source in ("dino-tiny", "vit-s14"):
             raise ValueError(f"weights must be 'pretrained' or a file for source={self.source!r}, got 'random'")
 
@@ -131,6 +135,12 @@ class TrainConfig:
     def has_form(self) -> bool:
         """Whether the network is one of the paper's kind, with a form and a strength."""
         return self.model == "resattn" or self.model in TIMM_MODELS
+
+    @property
+    def folder(self) -> str | None:
+        """Where a folder's images lie; None for a data set with a name of its own, which is the same everywhere."""
+        named = self.dataset in ("shapes", "cifar10", "cifar100")
+        return None if named else str(Path(self.root or paths.DATA, self.dataset).resolve())
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 from safetensors import safe_open
@@ -68,8 +69,8 @@ def attention_maps(
             "uniform" and "center" are then one map for all, not to be written to.
 
     Returns:
-        float32 (N, K, h, w) in [0, 1], each channel of each image scaled to span it (a constant one becomes 0). K is 1, or
-        the number of heads for ``heads="all"``.
+        float32 (N, K, h, w) in [0, 1]. Maps of a ViT and of "saliency" are scaled, each channel of each image, to span that range (a
+        constant one becomes 0). K is 1, or the number of heads for ``heads="all"``.
 
     Raises:
         ValueError: an argument is not as described.
@@ -161,28 +162,43 @@ def _stored_maps(
     """Maps from disk where they are whole and undamaged; else ``extractor()`` makes them of batches, and each part is saved."""
     key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
     path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
-    kept = load_arrays(path)
-    if kept is None or len(kept[0]["maps"]) != len(images):
-        folder, get_extract, maps = path.with_suffix(".parts"), functools.cache(extractor), None
-        pieces = images.split(PART)
-        for i, piece in enumerate(track(pieces, len(pieces), f"{settings['source']} maps of {name}")):
-            part = folder / f"{i * PART:08d}.safetensors"
-            done = load_arrays(part)
-            if done is None:
-                extract = get_extract()
-                done = {"maps": np.concatenate([extract(batch).numpy() for batch in piece.split(batch_size)])}, {}
-                save_arrays(part, *done)
+    maps = _whole(path, len(images))
+    if maps is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_suffix(".lock")):  # one process makes them, others that want them wait
+            maps = _whole(path, len(images))
             if maps is None:
-                maps = np.empty((len(images), *done[0]["maps"].shape[1:]), done[0]["maps"].dtype)
-            maps[i * PART : (i + 1) * PART] = done[0]["maps"]
-        kept = {"maps": maps}, settings
-        save_arrays(path, *kept)
-        shutil.rmtree(folder, ignore_errors=True)
+                maps = _made(images, path, name, settings, functools.cache(extractor), batch_size)
     if mapped:
         with safe_open(path, "pt") as file:  # which maps it into memory
             return file.get_tensor("maps")
-    maps = torch.from_numpy(kept[0]["maps"])
+    maps = torch.from_numpy(maps)
     return maps / 255 if maps.dtype == torch.uint8 else maps
+
+
+def _whole(path: Path, n: int) -> np.ndarray | None:
+    maps = (load_arrays(path) or ({}, {}))[0].get("maps")
+    return maps if maps is not None and len(maps) == n else None
+
+
+def _made(
+    images: Tensor, path: Path, name: str, settings: dict, get_extract: Callable[[], Callable], batch_size: int
+) -> np.ndarray:
+    """Make the maps part by part, from the parts that an interrupted call left."""
+    folder, maps, pieces = path.with_suffix(".parts"), None, images.split(PART)
+    for i, piece in enumerate(track(pieces, len(pieces), f"{settings['source']} maps of {name}")):
+        file = folder / f"{i * PART:08d}.safetensors"
+        part = _whole(file, len(piece))
+        if part is None:
+            extract = get_extract()
+            part = np.concatenate([extract(batch).numpy() for batch in piece.split(batch_size)])
+            save_arrays(file, {"maps": part})
+        if maps is None:
+            maps = np.empty((len(images), *part.shape[1:]), part.dtype)
+        maps[i * PART : (i + 1) * PART] = part
+    save_arrays(path, {"maps": maps}, settings)
+    shutil.rmtree(folder, ignore_errors=True)
+    return maps
 
 
 def _check_heads(heads: str | int) -> None:

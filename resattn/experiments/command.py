@@ -7,7 +7,7 @@ from typing import Any
 
 from resattn import paths
 from resattn.config import TrainConfig
-from resattn.experiments.engine import Engine, Run, default_jobs, trainings, visible_gpus
+from resattn.experiments.engine import Engine, Run, default_jobs, n_cores, trainings, visible_gpus
 from resattn.experiments.notebooks import check_names, list_jobs
 from resattn.experiments.protocols import list_runs
 from resattn.progress import clock
@@ -65,7 +65,7 @@ def core_seconds(run: Run) -> float:
 
 def seconds_on(jobs: int, runs: list[Run]) -> float:
     """About how long this machine takes for the runs, so many at a time."""
-    cores = os.cpu_count() or 1
+    cores = n_cores()
     busy = min(cores, min(jobs, len(runs)) * max(1, cores // jobs))
     return sum(map(core_seconds, runs)) / max(1, busy)
 

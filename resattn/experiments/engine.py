@@ -50,7 +50,8 @@ class Run:
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
             complete = len(record["metrics"]["epochs"]) == self.config.epochs and record["metrics"]["test_acc"] >= 0
-            return complete and record["config"] == self.config.identity()
+            same_folder = record["environment"].get("folder") == self.config.folder  # others may have its name
+            return complete and same_folder and record["config"] == self.config.identity()
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -160,12 +161,17 @@ class Engine(contextlib.ExitStack):
 
         watched = importlib.util.find_spec("bokeh") is not None
         if self.scheduler:
-            given = "address" if ":" in self.scheduler else "scheduler_file"  # a file may still be on its way
+            given = "address" if ":" in self.scheduler else "scheduler_file"
+            late = time.monotonic() + _PATIENCE  # the file may still be on its way
+            while given == "scheduler_file" and not Path(self.scheduler).exists():
+                if time.monotonic() > late:
+                    raise OSError(f"no scheduler wrote {self.scheduler} within {_PATIENCE:.0f} s")
+                time.sleep(_POLL)
             client = self.enter_context(Client(**{given: self.scheduler}))
         else:
             most = self.jobs or default_jobs()
             # By the jobs asked for, not the runs that are left: another number of threads rounds differently.
-            threads = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // most)
+            threads = os.environ.get("OMP_NUM_THREADS") or max(1, n_cores() // most)
             cluster = LocalCluster(
                 n_workers=min(n_workers, most),
                 threads_per_worker=1,
@@ -182,7 +188,14 @@ class Engine(contextlib.ExitStack):
 
 def default_jobs() -> int:
     """How many runs this machine takes at the same time: one a GPU, or one a core."""
-    return len(visible_gpus()) or os.cpu_count() or 1
+    return len(visible_gpus()) or n_cores()
+
+
+def n_cores() -> int:
+    """The cores that this process may use, by its affinity and its control group."""
+    from dask.system import CPU_COUNT
+
+    return CPU_COUNT
 
 
 def visible_gpus() -> list[str]:
@@ -237,6 +250,8 @@ def _work(run: Run, settings: dict[str, str], devices: list[str]) -> float:
         finally:
             child.stdin.close()  # ends the process if it still runs
             status = child.wait()
+    if status < 0:
+        raise RuntimeError(f"its process was killed by signal {-status}, if 9 often for want of memory; log: {run.log}")
     if status:
         lines = [line for line in run.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         raise RuntimeError(f"{lines[-1] if lines else f'ended with status {status}'}; log: {run.log}")

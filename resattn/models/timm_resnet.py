@@ -35,7 +35,7 @@ def gate_residuals(
     image_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> "GatedResNet":
-    """A copy of a timm ResNet whose residual connections are gated by an attention map.
+    """A copy of a timm ResNet whose residual connections are gated by an attention map; the branch that makes the masks is untrained.
 
     The attention branch beside basic blocks (two 3x3 convolutions, as in the paper) has 0.80 times the multiply-adds of resnet18
     and 0.90 of resnet34, in the residual form 0.93 and 0.96. Beside bottlenecks (1x1, 3x3, 1x1) it has at most 0.15 times theirs.
@@ -59,6 +59,8 @@ def gate_residuals(
         raise ValueError(
             "net must be in float32: gate first, then .half() or autocast; got a backbone in half precision"
         )
+    if net.grad_checkpointing:
+        raise ValueError("net must not compute its blocks a second time, got one after set_grad_checkpointing(True)")
     check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")

@@ -1,7 +1,7 @@
 """Training one network: TrainConfig in, record out (Sec. 4 and 5.1). Also ``python -m resattn train``.
 
 A run keeps a checkpoint of everything that matters after each epoch. Killed at any moment and started again, it goes on from
-there and, on the CPU, ends with the same weights, bit for bit, as one that was left alone.
+there and, on the CPU with as many threads, ends with the same weights, bit for bit, as one that was left alone.
 """
 
 import math
@@ -196,7 +196,7 @@ class Trainer:
     def state(self) -> dict:
         """All that :meth:`resume` needs."""
         return {
-            "config": self.config.identity(),
+            "config": self._about(),
             "model": self.model.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
@@ -208,7 +208,7 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from ``checkpoint``, or from the beginning where there is none; a damaged one or another run's is refused."""
-        if (state := load_checkpoint(checkpoint, self.config.identity(), self.device)) is None:
+        if (state := load_checkpoint(checkpoint, self._about(), self.device)) is None:
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -234,6 +234,7 @@ class Trainer:
         metrics["epochs"] = self.history
         self.seconds += time.perf_counter() - start
         more = {"processes": n} if (n := distributed.n_processes()) > 1 else {}
+        more |= {"folder": self.config.folder} if self.config.folder else {}
         more |= {"unreadable_images": n} if (n := self.data.unreadable) else {}
         more |= {"precision": self.precision, "seconds": round(self.seconds, 2)}
         return {
@@ -242,6 +243,10 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "environment": describe_environment(self.device, self.revision) | more,
         }
+
+    def _about(self) -> dict:
+        """What a checkpoint must belong to."""
+        return self.config.identity() | ({"folder": folder} if (folder := self.config.folder) else {})
 
     def _evaluate(self, split: Split, maps: Tensor | None) -> tuple[float, float]:
         return evaluate(self.model, split, maps, self.mean, self.std, self.precision)

@@ -1,12 +1,15 @@
 """[CLS] attention against timm's own extraction, the other map sources, and a cache that forgets nothing and trusts nothing."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
 from timm.models import Eva, VisionTransformer
 from timm.utils import AttentionExtract
 
-from resattn import ATTENTION_SOURCES, attention_maps
+from resattn import ATTENTION_SOURCES, attention_maps, paths
 from resattn.attention import maps as attention_module
 from resattn.attention.maps import aggregate_heads, dataset_maps
 from resattn.attention.sources import SQUARE_SIDE, border_contrast, bounding_box, min_max, object_focus
@@ -435,7 +438,7 @@ def swap(path):
 def test_a_damaged_file_is_made_anew(counter, tmp_path, damage):
     images, cache = images_of(10), tmp_path / "maps"
     attention_maps(images, "saliency", cache=cache)
-    (path,) = cache.iterdir()
+    (path,) = cache.glob("*.safetensors")
     damage(path)
     assert attention_maps(images, "saliency", cache=cache).equal(expected_maps(images))
     assert counter.images == 20
@@ -471,7 +474,7 @@ def test_every_setting_has_maps_of_its_own(monkeypatch, tmp_path):
     for n, changes in enumerate(settings, 1):
         for _ in range(2):
             attention_maps(images_of(2), "dino", cache=cache, **{"weights": "random"} | changes)
-        assert len(list(cache.iterdir())) == n, changes
+        assert len(list(cache.glob("*.safetensors"))) == n, changes
 
 
 def test_settings_that_change_nothing_share_their_maps(counter):
@@ -479,6 +482,26 @@ def test_settings_that_change_nothing_share_their_maps(counter):
     for changes in ({}, {"batch_size": 3}, {"seed": 5}, {"device": "cpu"}):
         attention_maps(images, "saliency", **changes)
     assert counter.images == 10
+
+
+def test_processes_that_want_the_same_maps_make_them_once(tmp_path):
+    code = """
+import sys, torch
+from pathlib import Path
+from resattn.attention import maps
+
+made = maps.border_contrast
+maps.PART = 8
+maps.border_contrast = lambda batch: print("made", flush=True) or made(batch)
+images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+print(float(maps.attention_maps(images, "saliency", cache=Path(sys.argv[1])).sum()))
+"""
+    command, pipes = [sys.executable, "-c", code, str(tmp_path)], {"stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, cwd=paths.CHECKOUT, **pipes) for _ in range(3)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len({output[-1] for output in outputs}) == 1
+    assert sum(output.count("made") for output in outputs) == 8
 
 
 def test_an_interrupted_extraction_goes_on_where_it_stopped(monkeypatch, tmp_path):
@@ -494,7 +517,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(monkeypatch, tmp_pat
     monkeypatch.setattr(attention_module, "border_contrast", second)
     assert attention_maps(images, "saliency", cache=cache).equal(expected_maps(images))
     assert second.images == 22 - 12
-    assert [path.suffix for path in cache.iterdir()] == [".safetensors"], "saved parts are cleared away"
+    assert {path.suffix for path in cache.iterdir()} == {".safetensors", ".lock"}, "saved parts are cleared away"
 
 
 def test_a_damaged_part_is_extracted_anew(monkeypatch, tmp_path):

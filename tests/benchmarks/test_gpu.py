@@ -56,9 +56,11 @@ def test_packed_on_one_machine_and_trained_on_another(birds, lent, tmp_path):
     for split in ("train", "test"):
         assert torch.equal(getattr(packed, split).images, getattr(there, split).images)
         assert torch.equal(getattr(packed, split).labels, getattr(there, split).labels)
-    maps = {path.name: path.read_bytes() for path in (paths.CACHE / "maps").iterdir()}
+    maps = {path.name: path.read_bytes() for path in (paths.CACHE / "maps").glob("*.safetensors")}
     assert len(maps) == 2
-    assert {path.name: path.read_bytes() for path in (tmp_path / "lent" / "cache" / "maps").iterdir()} == maps
+    assert {
+        path.name: path.read_bytes() for path in (tmp_path / "lent" / "cache" / "maps").glob("*.safetensors")
+    } == maps
 
     assert "left: 0" in lent("precision", *TRAINING, "--jobs", "2", "--out", tmp_path / "out")
     records = {path.name: json.loads(path.read_text()) for path in (tmp_path / "lent/runs/gpu/records").iterdir()}

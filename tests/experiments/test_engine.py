@@ -3,19 +3,24 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from resattn import TrainConfig, paths
+from resattn import TrainConfig, load_dataset, paths
 from resattn.experiments import engine
 from resattn.experiments.engine import Engine, trainings, visible_gpus
 from resattn.files import write_json
+from resattn.training.checkpoint import save_checkpoint
+from resattn.training.trainer import Trainer
 
 DASK = str(Path(sys.executable).with_name("dask"))
 RUN = [sys.executable, "-m", "resattn", "run", "--profile", "short", "--dataset", "birds"]
@@ -265,6 +270,27 @@ def test_a_scheduler_that_does_not_answer_ends_with_one_line(make_place):
     assert "127.0.0.1:9" in errors.splitlines()[-1]
 
 
+def test_a_scheduler_file_that_nobody_writes_is_an_error(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr(engine, "_PATIENCE", 0.3)
+    with (
+        Engine(tmp_path / "records", scheduler=str(tmp_path / "scheduler.json")) as joined,
+        pytest.raises(OSError, match=r"no scheduler wrote .*scheduler\.json"),
+    ):
+        list(joined.run(runs))
+
+
+@pytest.mark.slow
+def test_a_run_that_the_system_kills_is_reported_as_such(make_place):
+    place = make_place()
+    command = place.run("--seeds", "1", epochs=5000)
+    (run,) = wait_for(lambda: children(command))
+    wait_for(place.checkpoint)
+    run.kill()
+    out, _ = command.communicate(timeout=60)
+    assert command.returncode == 1
+    assert "FAILED: its process was killed by signal 9" in out
+
+
 # Without Dask: one after the other in this process
 
 
@@ -306,7 +332,7 @@ def test_finished_runs_are_skipped_and_half_a_record_is_made_again(runs, tmp_pat
 def test_a_record_counts_only_if_it_is_whole_and_of_this_run(runs, damage):
     config = runs[0].config
     metrics = {"test_acc": 0.5, "epochs": [{"val_acc": 0.5}]}
-    record = {"config": config.identity(), "metrics": metrics, "environment": {}}
+    record = {"config": config.identity(), "metrics": metrics, "environment": {"folder": config.folder}}
     write_json(runs[0].record, record)
     assert runs[0].finished()
     damage(record)
@@ -314,6 +340,21 @@ def test_a_record_counts_only_if_it_is_whole_and_of_this_run(runs, damage):
     assert not runs[0].finished()
     runs[0].record.write_text("[]")
     assert not runs[0].finished()
+
+
+def test_another_folder_of_the_same_name_is_another_run(runs, tmp_path):
+    """Its record has the same name, so it must not count as this one's, nor its checkpoint."""
+    here = runs[0]
+    here.execute()
+    assert here.finished()
+    elsewhere = shutil.copytree(here.config.folder, tmp_path / "elsewhere" / "birds")
+    config = replace(here.config, root=str(elsewhere.parent))
+    assert config.slug == here.config.slug
+    assert not replace(here, config=config).finished()
+    state = Trainer(here.config, load_dataset("birds", here.config.root), torch.device("cpu")).state()
+    path = save_checkpoint(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        Trainer(config, load_dataset("birds", config.root), torch.device("cpu")).resume(path)
 
 
 def test_a_run_that_leaves_no_record_failed(runs, tmp_path, monkeypatch):

@@ -187,6 +187,12 @@ def test_the_branch_trains_and_one_seed_gives_one_branch():
 # Bad input
 
 
+def checkpointing_backbone():
+    net = backbone()
+    net.set_grad_checkpointing()
+    return net
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -195,6 +201,7 @@ def test_the_branch_trains_and_one_seed_gives_one_branch():
         (lambda: gate_residuals(backbone()), {}, "not gated yet, got GatedResNet"),
         (lambda: backbone().half(), {}, "backbone in half precision"),
         (lambda: backbone().bfloat16(), {}, "backbone in half precision"),
+        (checkpointing_backbone, {}, "net must not compute its blocks a second time"),
         (lambda: timm.create_model("seresnet50"), {"form": "residual"}, "no attention module"),
         (backbone, {"form": "printed"}, "form must be one of gated, residual; got 'printed'"),
         (backbone, {"a": 1.5}, r"a must be a number in \[0, 1\], got 1.5"),
