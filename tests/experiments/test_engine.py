@@ -234,7 +234,7 @@ def test_a_run_that_fails_is_reported_and_the_others_finish(make_place):
 def test_ctrl_c_leaves_no_process_and_two_commands_in_one_folder_are_refused(make_place, handling):
     place = make_place()
     command = place.run("--seeds", "2", epochs=5000, preexec_fn=lambda: signal.signal(signal.SIGINT, handling))
-    wait_for(lambda: len(children(command)) == min(2, os.cpu_count()))
+    wait_for(lambda: len(children(command)) == min(2, engine.n_cores()))
     second = place.run("--seeds", "2", epochs=5000)
     _, errors = second.communicate(timeout=60)
     assert second.returncode == 2
@@ -258,7 +258,7 @@ def test_workers_share_the_cores(make_place, jobs):
     out, errors = command.communicate(timeout=300)
     assert command.returncode == 0, out + errors
     threads = {json.loads(p.read_text())["environment"]["threads"] for p in (place.home / "records").glob("*.json")}
-    assert threads == {max(1, os.cpu_count() // jobs)}
+    assert threads == {max(1, engine.n_cores() // jobs)}
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_reduced_makes_the_readmes_table():
 def test_the_cost_of_the_whole_is_shared_by_the_cores_that_are_busy(monkeypatch):
     jobs = list_jobs("demo", None, 1, None, {})
     whole = sum(map(core_seconds, jobs))
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("dask.system.CPU_COUNT", 4)
     assert seconds_on(1, jobs) == pytest.approx(whole / 4), "one run has all cores"
     assert seconds_on(2, jobs) == seconds_on(4, jobs) == seconds_on(1000, jobs) == pytest.approx(whole / 4)
     assert seconds_on(4, jobs[:1]) == pytest.approx(core_seconds(jobs[0])), "the others have nothing to do"
