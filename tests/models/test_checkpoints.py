@@ -34,6 +34,7 @@ def test_the_shipped_networks_are_what_their_records_say(form, shapes):
         ("resnet8", {"model": "resnet8"}),
         ("printed-a1", {"form": "printed", "a": 1.0}),
         ("gated-a1", {"form": "gated", "a": 1.0}),
+        ("residual-a1", {"form": "residual", "a": 1.0}),
     ],
 )
 def test_the_cifar_networks_are_those_of_the_records(name, settings):
