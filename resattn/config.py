@@ -138,9 +138,10 @@ class TrainConfig:
 
     @property
     def folder(self) -> str | None:
-        """Where a folder's images lie; None for a data set with a name of its own, which is the same everywhere."""
-        named = self.dataset in ("shapes", "cifar10", "cifar100")
-        return None if named else str(Path(self.root or paths.DATA, self.dataset).resolve())
+        """Digits that stand for where a folder's images lie; None for a data set that is the same everywhere."""
+        if self.dataset in ("shapes", "cifar10", "cifar100"):
+            return None
+        return digest(str(Path(self.root or paths.DATA, self.dataset).resolve()))[:16]
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.

@@ -34,8 +34,12 @@ def join(device: torch.device) -> torch.device:
     if not dist.is_initialized():
         if int(os.environ["RANK"]):
             os.environ["RESATTN_HEADLESS"] = "1"  # one progress bar is enough
-        # The others wait while the first makes maps, which may take hours.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=2))
+        patience = timedelta(days=2)  # the others wait while the first makes maps, which may take hours
+        store, number, n = next(dist.rendezvous("env://", timeout=patience))
+        # After a restart torchrun's store still holds the addresses of the processes before (PyTorch issue 135712).
+        store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=n, timeout=patience)
         atexit.register(dist.destroy_process_group)
     return device
 

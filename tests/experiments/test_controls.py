@@ -81,7 +81,9 @@ def test_the_plan_counts_what_is_done(tmp_path, capsys):
     assert plan(tmp_path, capsys, "--seeds=1")[-1].startswith(f"{len(runs)} runs, 0 finished")
     for config in list(runs.values())[:3]:
         metrics = {"test_acc": 0.5, "epochs": [{}] * config.epochs}
-        write_json(tmp_path / f"{config.slug}.json", {"config": config.identity(), "metrics": metrics})
+        write_json(
+            tmp_path / f"{config.slug}.json", {"config": config.identity(), "metrics": metrics, "environment": {}}
+        )
     lines = plan(tmp_path, capsys, "--seeds=2")
     assert lines[-1].startswith(f"{2 * len(runs)} runs, 3 finished")
     assert sum(line.endswith("finished") for line in lines[:-1]) == 3

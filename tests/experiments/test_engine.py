@@ -131,6 +131,7 @@ def undisturbed(tmp_path_factory, birds):
     return place.records()
 
 
+@pytest.mark.xdist_group("undisturbed")  # which is made once
 @pytest.mark.slow
 def test_the_run_of_a_killed_worker_goes_on_from_its_checkpoint_elsewhere(make_place, undisturbed):
     place = make_place()
@@ -154,6 +155,7 @@ def _slug(child, place):
     return logs[0].parent.name
 
 
+@pytest.mark.xdist_group("undisturbed")  # which is made once
 @pytest.mark.slow
 def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbed):
     place = make_place()
@@ -168,6 +170,7 @@ def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbe
     assert place.records() == undisturbed
 
 
+@pytest.mark.xdist_group("undisturbed")  # which is made once
 @pytest.mark.slow
 def test_a_cluster_is_joined_while_workers_come_and_go(make_place, undisturbed, tmp_path, monkeypatch):
     """The workers live in folders and homes of their own; the home of the command is all they share."""
@@ -262,7 +265,8 @@ def test_workers_share_the_cores(make_place, jobs):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_does_not_answer_ends_with_one_line(make_place):
+def test_a_scheduler_that_does_not_answer_ends_with_one_line(make_place, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")
     command = make_place().run("--scheduler", "tcp://127.0.0.1:9", epochs=1)
     _, errors = command.communicate(timeout=120)
     assert command.returncode == 2
@@ -347,7 +351,7 @@ def test_another_folder_of_the_same_name_is_another_run(runs, tmp_path):
     here = runs[0]
     here.execute()
     assert here.finished()
-    elsewhere = shutil.copytree(here.config.folder, tmp_path / "elsewhere" / "birds")
+    elsewhere = shutil.copytree(Path(here.config.root, "birds"), tmp_path / "elsewhere" / "birds")
     config = replace(here.config, root=str(elsewhere.parent))
     assert config.slug == here.config.slug
     assert not replace(here, config=config).finished()

@@ -68,10 +68,10 @@ def test_maps_are_computed_once_and_kept(tmp_path, make_folder, capsys):
     options = ["maps", "--dataset=birds", f"--root={make_folder().parent}", "--source=saliency"]
     assert main(options) == 0
     assert "train: 12x1x28x28 maps of saliency" in capsys.readouterr().out
-    kept = {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*")}
+    kept = {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*.safetensors")}
     assert len(kept) == 2
     assert main(options) == 0
-    assert kept == {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*")}
+    assert kept == {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*.safetensors")}
 
 
 def test_demo_covers_three_strengths_three_forms_baseline_and_two_seeds():

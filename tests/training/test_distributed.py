@@ -35,7 +35,10 @@ def colours(tmp_path) -> TrainConfig:
                 pixels = rng.integers(60, 160, (16, 16, 3))
                 pixels[..., k] += 60
                 write_image(tmp_path / "colours" / split / label / f"{i}.png", pixels)
-    root = str(tmp_path)
+    return colour_config(str(tmp_path))
+
+
+def colour_config(root: str) -> TrainConfig:
     return TrainConfig("colours", root, epochs=4, image_size=16, batch_size=24, lr=0.01, a=1.0, device="cpu")
 
 
@@ -49,38 +52,34 @@ def frozen_gradients(config: TrainConfig) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
 
 
-def worker(settings: str, path: str) -> None:
+CHANGES = [
+    {},
+    {"form": "residual"},
+    {"a": 0.0},
+    {"model": "resnet8"},
+    {"model": "resnet18", "form": "gated", "a": 0.0},
+    {"source": "learned"},
+]
+
+
+def worker(root: str, path: str) -> None:
     distributed.join(torch.device("cpu"))
     assert distributed.n_processes() == 2
-    gradients = frozen_gradients(TrainConfig(**json.loads(settings)))
+    gradients = [frozen_gradients(replace(colour_config(root), **changes)) for changes in CHANGES]
     if distributed.rank() == 0:
         torch.save(gradients, path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"form": "residual"},
-        {"a": 0.0},
-        {"model": "resnet8"},
-        {"model": "resnet18", "form": "gated", "a": 0.0},
-        {"source": "learned"},
-    ],
-    ids=str,
-)
-def test_gradients_of_two_processes_are_those_of_one(colours, changes, tmp_path, home):
-    config = replace(colours, **changes)
-    settings = json.dumps(config.identity() | {"root": config.root, "device": "cpu"})
-    settings = json.dumps({name: value for name, value in json.loads(settings).items() if value is not None})
-    command = [*TORCHRUN, __file__, settings, str(tmp_path / "gradients.pt")]
+def test_gradients_of_two_processes_are_those_of_one(colours, tmp_path, home):
+    command = [*TORCHRUN, __file__, colours.root, str(tmp_path / "gradients.pt")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
     assert done.returncode == 0, done.stderr[-3000:]
-    two, one = torch.load(tmp_path / "gradients.pt"), frozen_gradients(config)
-    assert two.keys() == one.keys()
-    for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+    for changes, two in zip(CHANGES, torch.load(tmp_path / "gradients.pt"), strict=True):
+        one = frozen_gradients(replace(colours, **changes))
+        assert two.keys() == one.keys(), changes
+        for name, gradient in one.items():
+            torch.testing.assert_close(two[name], gradient, atol=1e-6, rtol=1e-5, msg=f"{changes}: {name}")
 
 
 def environment(home) -> dict[str, str]:
