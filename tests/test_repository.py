@@ -33,10 +33,12 @@ DOCUMENTS = (
 )
 # Differences the README names: (file pattern of one network, of the other), in results/.
 DIFFERENCES = [
-    ("cifar10-gated-a0.5-saliency-", "cifar10-resnet8-seed"),
-    ("cifar10-gated-a1-saliency-", "controls/cifar10-gated-a1-center-"),
-    ("cifar10-printed-a1-saliency-", "controls/cifar10-printed-a1-center-"),
-    ("controls/shapes-gated-a1-box-", "controls/shapes-resnet8-seed"),
+    *((f"short/cifar10-{form}-a1-vit-s14-", "short/cifar10-resnet8-seed") for form in ("printed", "gated", "residual")),
+    ("short/cifar10-printed-a0-vit-s14-", "short/cifar10-resnet8-seed"),
+    *(
+        ("short/cifar10-gated-a1-vit-s14-", f"controls/cifar10-gated-a1-{maps}-seed")
+        for maps in ("shuffled-vit-s14", "uniform", "center")
+    ),
     ("recipe/cifar10-printed-a0-", "recipe/cifar10-resnet8-"),
 ]
 
