@@ -190,8 +190,10 @@ def test_a_cluster_is_joined_while_workers_come_and_go(make_place, undisturbed, 
     command = place.run("--seeds", "2", "--scheduler", str(file), epochs=EPOCHS)
     (run,) = wait_for(lambda: children(first))
     wait_for(place.checkpoint)
+    run.suspend()  # or it ends, and takes the other run, before the second worker is there
     second = start_worker("second")
     wait_for(lambda: children(second))
+    run.resume()
     first.terminate()
     assert gone([run])
     out, errors = command.communicate(timeout=300)

@@ -84,7 +84,10 @@ def test_an_unknown_list_is_refused(name, value):
 def test_every_control_on_record_is_in_the_list():
     records = load_records(paths.RESULTS / "controls")
     listed = {
-        config.slug for data in ("shapes", "cifar10") for config in list_runs(data, 5, source="saliency").values()
+        config.slug
+        for data in ("shapes", "cifar10")
+        for source in ("saliency", "vit-s14")
+        for config in list_runs(data, 8, source=source).values()
     }
     assert set(records["path"].map(lambda path: path.rpartition("/")[2].removesuffix(".json"))) <= listed
 
