@@ -11,5 +11,5 @@ esac
 "$PY" -m ruff check .
 "$PY" -m ruff format --check .
 export RESATTN_HEADLESS=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-"$PY" -m pytest -n 2 --dist loadgroup "$@"
+"$PY" -m pytest -n 2 --dist worksteal "$@"
 [ $# -gt 0 ] || "$PY" -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks

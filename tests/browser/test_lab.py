@@ -8,7 +8,7 @@ from PIL import Image
 
 from resattn import paths
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("lab")]  # one server for all
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NOTEBOOK = "01_attention_maps.ipynb"
 
 

@@ -20,7 +20,7 @@ from resattn.experiments import engine
 from resattn.experiments.engine import Engine, trainings, visible_gpus
 from resattn.files import write_json
 from resattn.training.checkpoint import save_checkpoint
-from resattn.training.trainer import Trainer
+from resattn.training.trainer import Trainer, train
 
 DASK = str(Path(sys.executable).with_name("dask"))
 RUN = [sys.executable, "-m", "resattn", "run", "--profile", "short", "--dataset", "birds"]
@@ -118,20 +118,27 @@ def make_place(tmp_path, birds):
         process.communicate()
 
 
-EPOCHS = 40
+EPOCHS = 16
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, birds):
-    """The records of a command that was left alone."""
-    place = Place(tmp_path_factory.mktemp("undisturbed"), birds)
-    process = place.run("--seeds", "2", "--jobs", "2", epochs=EPOCHS)
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, out + errors
+def birds_config(data, seed, epochs):
+    """What ``Place.run`` trains."""
+    settings = {"dataset": "birds", "root": str(data), "model": "resnet8", "image_size": 16, "batch_size": 16}
+    return TrainConfig.preset("short", **settings, lr=0.01, epochs=epochs, seed=seed)
+
+
+@pytest.fixture
+def undisturbed(tmp_path, birds):
+    """The records of two runs that were left alone, in this process, on as many threads as they have on one of two workers."""
+    place, threads = Place(tmp_path / "undisturbed", birds), torch.get_num_threads()
+    torch.set_num_threads(max(1, engine.n_cores() // 2))
+    for seed in (0, 1):
+        config = birds_config(birds, seed, EPOCHS)
+        train(config, folder=place.home / config.slug, records=place.home / "records", on_epoch=lambda _: None)
+    torch.set_num_threads(threads)
     return place.records()
 
 
-@pytest.mark.xdist_group("undisturbed")  # which is made once
 @pytest.mark.slow
 def test_the_run_of_a_killed_worker_goes_on_from_its_checkpoint_elsewhere(make_place, undisturbed):
     place = make_place()
@@ -155,7 +162,6 @@ def _slug(child, place):
     return logs[0].parent.name
 
 
-@pytest.mark.xdist_group("undisturbed")  # which is made once
 @pytest.mark.slow
 def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbed):
     place = make_place()
@@ -170,7 +176,6 @@ def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbe
     assert place.records() == undisturbed
 
 
-@pytest.mark.xdist_group("undisturbed")  # which is made once
 @pytest.mark.slow
 def test_a_cluster_is_joined_while_workers_come_and_go(make_place, undisturbed, tmp_path, monkeypatch):
     """The workers live in folders and homes of their own; the home of the command is all they share."""
@@ -219,19 +224,18 @@ def test_a_joined_cluster_drops_the_runs_of_a_command_that_was_killed(make_place
 @pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_the_others_finish(make_place):
     place = make_place()
-    done = place.run("--seeds", "1", epochs=1)
-    assert done.communicate(timeout=300)
-    (name,) = place.records()
-    (place.home / "records" / f"{name}.json").unlink()
-    (place.home / "runs/training" / name / "checkpoint.pt").write_bytes(b"damaged")
-    command = place.run("--seeds", "3", epochs=1)
+    name = birds_config(place.data, 0, 1).slug
+    damaged = place.home / "runs/training" / name / "checkpoint.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"damaged")
+    command = place.run("--seeds", "2", epochs=1)
     out, _ = command.communicate(timeout=300)
     assert command.returncode == 1
     assert f"{name}: FAILED: ValueError: checkpoint " in out
     assert f"FAILED accuracy/{name}; its log: " in out
-    assert "2 of 3 runs done" in out
-    assert len(place.records()) == 2
-    assert sum("test accuracy" in line and line.startswith("[") for line in out.splitlines()) == 2
+    assert "1 of 2 runs done" in out
+    assert len(place.records()) == 1
+    assert sum("test accuracy" in line and line.startswith("[") for line in out.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -259,7 +263,7 @@ def test_ctrl_c_leaves_no_process_and_two_commands_in_one_folder_are_refused(mak
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_workers_share_the_cores(make_place, jobs):
     place = make_place()
-    command = place.run("--seeds", "2", "--jobs", str(jobs), epochs=1)
+    command = place.run("--seeds", str(jobs), "--jobs", str(jobs), epochs=1)
     out, errors = command.communicate(timeout=300)
     assert command.returncode == 0, out + errors
     threads = {json.loads(p.read_text())["environment"]["threads"] for p in (place.home / "records").glob("*.json")}

@@ -1,5 +1,6 @@
 """The fast paths give what the plain ones give: compiled and bfloat16 steps, and the straightforward pipeline beside ours."""
 
+import importlib
 import json
 import os
 import shutil
@@ -54,12 +55,16 @@ def test_compiled_training_gives_the_eager_losses_and_compiles_once(birds, own_i
     torch.testing.assert_close(losses[True], losses[False], rtol=1e-4, atol=1e-4)
 
 
-@needs_compiler
-@pytest.mark.slow
 @pytest.mark.parametrize(("image_size", "map_side"), [(224, 28), (64, 8)])
-@pytest.mark.parametrize("form", ["printed", "gated", "residual"])
-def test_compiled_networks_equal_eager_ones_at_the_sizes_in_use(form, image_size, map_side):
-    """Training step and evaluation, image and map of different sizes, in one graph each."""
+@pytest.mark.parametrize(
+    ("form", "backend"),
+    [
+        *((form, "aot_eager") for form in ("printed", "gated", "residual")),
+        pytest.param("gated", "inductor", marks=[needs_compiler, pytest.mark.slow]),
+    ],
+)
+def test_compiled_networks_equal_eager_ones_at_the_sizes_in_use(form, backend, image_size, map_side):
+    """Training step and evaluation, image and map of different sizes, in one graph each; code is generated for one form alone."""
     torch._dynamo.reset()
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 3, 32, 32, generator=generator)
@@ -67,7 +72,7 @@ def test_compiled_networks_equal_eager_ones_at_the_sizes_in_use(form, image_size
     nets = [
         ResAttnNet(10, 0.5, form, image_size=image_size, generator=torch.Generator().manual_seed(1)) for _ in range(2)
     ]
-    forwards = [nets[0], torch.compile(nets[1], dynamic=False, fullgraph=True)]
+    forwards = [nets[0], torch.compile(nets[1], backend=backend, dynamic=False, fullgraph=True)]
     for net, forward in zip(nets, forwards, strict=True):
         torch.nn.functional.cross_entropy(forward(image, attention), torch.tensor([3, 7])).backward()
         net.eval()
@@ -142,6 +147,18 @@ def test_the_floor_counts_what_a_step_does_and_keeps():
     assert floor["seconds"] >= floor["gflop"] / floor["gflop_per_second"] > 0
 
 
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call a benchmark with options; gives what it prints."""
+
+    def run(module: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [module, *options])
+        importlib.import_module(f"benchmarks.{module}").main()
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "options"),
@@ -152,22 +169,18 @@ def test_the_floor_counts_what_a_step_does_and_keeps():
         ("attention", ["ours", "--model", "vit_tiny_patch16_224", "--images", "1", "--batches", "1"]),
     ],
 )
-def test_benchmarks_run(module, options, shapes_cache, monkeypatch):
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--child", *options, "--started", "0"]
-    answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout.splitlines()[-1])["images_per_second"] > 0
+def test_benchmarks_run(module, options, call):
+    assert json.loads(call(module, "--child", *options, "--started", "0").splitlines()[-1])["images_per_second"] > 0
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_large_data_runs(tmp_path):
+def test_the_benchmark_of_large_data_runs(tmp_path, call, monkeypatch):
+    monkeypatch.setenv("RESATTN_IN_MEMORY_MB", "1")  # which it sets: so that it is unset again afterwards
     sides = [["--draw-only", "--images", "128", "--maps", "50"]]
     sides += [["--child", side] for side in ("memory", "disk", "imagefolder", "decode", "maps")]
     for options in sides:
-        command = [sys.executable, "-m", "benchmarks.large_data", "--folder", str(tmp_path), *options]
-        answer = subprocess.run(command, cwd=paths.CHECKOUT, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["images"] == 50
+        answer = call("large_data", "--folder", str(tmp_path), *options)
+    assert json.loads(answer)["images"] == 50
 
 
 def test_memory_of_a_run_counts_its_workers_and_leaves_out_those_that_ended():
