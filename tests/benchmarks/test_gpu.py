@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.graph import whole_step
 from resattn import TrainConfig, load_dataset, paths
+from resattn.files import write_json
 from resattn.training.environment import describe_environment
 from resattn.training.trainer import Trainer
 
@@ -87,6 +88,16 @@ def test_measuring(lent, shapes_cache, shapes, tmp_path):
     assert list(record["items"]) == ["gated default x2", "vit-ti16 ours tf32"]
     assert record["items"]["gated default x2"]["processes"] == 2
     assert all(item["images_per_second"] > 0 for item in record["items"].values())
+
+
+def test_as_many_runs_share_the_card_as_were_measured_to_be_fastest():
+    assert gpu._best_jobs() == 1
+    rates = {"gated default": 100, "gated default x2": 150, "gated default x4": 191, "gated default x8": 200}
+    items = {name: {"processes": 2**i, "images_per_second": rate} for i, (name, rate) in enumerate(rates.items())}
+    items |= {"gated default x16": {"processes": 16, "error": "out of memory"}}
+    items |= {"gated eager": {"processes": 1, "images_per_second": 300}}
+    write_json(paths.RUNS / "gpu" / "measure-cuda.json", {"items": items})
+    assert gpu._best_jobs() == 4
 
 
 @pytest.mark.parametrize("fused", [False, True])
