@@ -104,8 +104,8 @@ _INTRODUCTION = """# Claims
 
 Made from the records by `python -m resattn.report.readme`; do not edit.
 
-Each row compares two networks: the first minus the second, paired by seed, with its 95 % interval and the number of seeds. Where a claim names a
-direction, a positive difference of accuracy, or a negative one of epochs, supports it. *Supported* and *contradicted* mean that the sign is clear **at the protocol named above the table**: the paired t
+Each row compares two networks: the first minus the second, paired by seed, with its 95 % interval and the number of seeds. Higher accuracy and
+fewer epochs support a row, whether the paper claims it or not; a better recipe than Table 1's contradicts Table 1. *Supported* and *contradicted* mean that the sign is clear **at the protocol named above the table**: the paired t
 test rejects "no difference" at 5 % after Holm's correction over all comparisons of one question, data set and protocol. A few epochs
 at 64 pixels can support a claim, or fail to, at that protocol; they cannot refute Table 3, which is 100 epochs at 224 pixels. Where
 a row is *undecided*, it says which differences its interval excludes; the interval is not corrected, so it may exclude zero all the
