@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resattn import paths
-from resattn.config import TrainConfig, add_settings, chosen_settings
+from resattn.config import LEARNED, TrainConfig, add_settings, chosen_settings
 from resattn.settings import add_options, given
 
 Options = dict[str, Any]
@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What is finished is kept; the same command goes on from there.", flush=True)
         return 130
+    except ModuleNotFoundError as error:
+        print(f"{parser.prog} {argv[0]}: {error.name} is missing: pip install 'resattn[notebooks]'", file=sys.stderr)
+        return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{parser.prog} {argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, (FloatingPointError, ChildProcessError)) else 2
@@ -65,6 +68,8 @@ def _maps(options: Options) -> int:
     from resattn.training.environment import find_device
     from resattn.training.inputs import network_maps
 
+    if config.source == LEARNED:
+        raise ValueError(f"source must be one of finished maps; the network makes those of {LEARNED!r}")
     data = load_dataset(config.dataset, config.root, size=config.size, skip_unreadable=config.skip_unreadable)
     for split, maps in zip(("train", "test"), network_maps(config, data, find_device(config.device)), strict=True):
         print(f"{split}: {'x'.join(map(str, maps.shape))} maps of {config.source}, mean {maps.mean():.3f}")

@@ -81,7 +81,7 @@ class TrainConfig:
     base: str = setting("saliency", choices=SHUFFLED_SOURCES)
     heads: str | int = setting("mean", choices=("mean", "max", "all"), low=0)
     weights: str = "pretrained"
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**63 - 1)
     epochs: int = setting(100, low=1)
     image_size: int = setting(224, low=4, multiple=4)
     batch_size: int = setting(128, low=2)
@@ -141,7 +141,9 @@ class TrainConfig:
         """Digits that stand for where a folder's images lie; None for a data set that is the same everywhere."""
         if self.dataset in ("shapes", "cifar10", "cifar100"):
             return None
-        return digest(str(Path(self.root or paths.DATA, self.dataset).resolve()))[:16]
+        places = [Path(self.root or paths.DATA, self.dataset), Path(self.dataset)]  # as load_dataset looks for it
+        found = (each for each in places if (each / "train").is_dir() or (each / "test").is_dir())
+        return digest(str(next(found, places[0]).resolve()))[:16]
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, as a record stores it: no path and no device; None where the network ignores a setting.

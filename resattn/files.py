@@ -29,7 +29,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> Path:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         write(partial)
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows wants it open for writing
             os.fsync(file.fileno())
         os.replace(partial, path)
     except Exception as error:

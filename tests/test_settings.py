@@ -1,11 +1,14 @@
 """One way of checking settings and of offering them on the command line."""
 
 import argparse
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from resattn.config import TrainConfig
 from resattn.settings import add_options, check, given, setting
 
 
@@ -77,3 +80,23 @@ def test_options_are_read_as_their_fields_types():
     for wrong in ("--side 1.5", "--widths 5", "--name x"):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong.split())
+
+
+def test_a_folder_is_told_by_where_it_is_found(tmp_path, monkeypatch, make_folder):
+    """Below the root, or from the working directory: ``load_dataset`` looks there too."""
+    make_folder("birds")
+    folders = []
+    for place in ("one", "two"):
+        shutil.copytree(tmp_path / "data" / "birds", tmp_path / place / "sets" / "birds")
+        monkeypatch.chdir(tmp_path / place)
+        folders.append(TrainConfig("sets/birds").folder)
+    assert folders[0] != folders[1]
+    assert folders[1] == TrainConfig(str(tmp_path / "two" / "sets" / "birds")).folder
+    assert TrainConfig("birds", root=str(tmp_path / "data")).folder != folders[0]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_are_those_that_torch_takes(seed):
+    with pytest.raises(ValueError, match="seed must be"):
+        TrainConfig(seed=seed)
+    torch.Generator().manual_seed(TrainConfig(seed=2**63 - 1).seed)

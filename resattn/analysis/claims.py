@@ -89,6 +89,7 @@ def _compared(records: pd.DataFrame) -> list[dict]:
     for (dataset, protocol), group in one_per_seed(records).groupby(["dataset", "protocol"]):
         run, runs = group.iloc[0], {network: own.set_index("seed") for network, own in group.groupby("network")}
         words = f"{dataset}, {run.settings if run.preset == 'other' else run.preset}"
+        words += ", bfloat16" if "precision=bfloat16" in protocol else ""
         about = {"dataset": dataset, "protocol": protocol, "words": words}
         for row in COMPARISONS:
             if row.one in runs and row.other in runs:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from resattn.config import FORMS, PAPER, PRESETS, WIDTHS, TrainConfig
+from resattn.config import DEPTHS, FORMS, PAPER, PRESETS, WIDTHS, TrainConfig
 from resattn.experiments.protocols import Network, network
 from resattn.files import file_name
 
@@ -36,7 +36,7 @@ def load_records(*folders: Path | str) -> pd.DataFrame:
         if (record := read_record(path)) is not None:
             row = _row(record, path)
             first = rows.setdefault(path.stem, row)
-            if first["history"] != row["history"] or first["test_acc"] != row["test_acc"]:
+            if _result(first) != _result(row):
                 raise ValueError(f"record {path} is the run of {first['path']} with another result; keep one of them")
     ordered = sorted(rows.values(), key=lambda row: (row["dataset"], row["network"], row["seed"]))
     return pd.DataFrame(ordered, columns=list(_COLUMNS))
@@ -73,6 +73,11 @@ def read_record(path: Path | str) -> dict | None:
     return record
 
 
+def _result(row: dict) -> tuple:
+    """What a run that is executed twice must come to again; not its times."""
+    return row["test_acc"], [entry | {"seconds": None} for entry in row["history"]]
+
+
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
     """For each data set the runs of Table 3's networks at one protocol and with one source of maps.
 
@@ -91,6 +96,7 @@ def one_per_seed(records: pd.DataFrame) -> pd.DataFrame:
 
 def _may_count(network: Network) -> bool:
     known = network.model in ("resnet8", "resattn") and network.form in (None, *FORMS) and network.widths == WIDTHS
+    known = known and network.depths == DEPTHS[8]
     return known and network.heads in (None, "mean") and network.weights in (None, "pretrained")
 
 
@@ -110,6 +116,7 @@ def _row(record: dict, path: Path) -> dict:
     config, metrics, environment = record["config"], record["metrics"], record["environment"]
     one = network(**{name: config[name] for name in _NETWORK if name in config})
     rest = {name: value for name, value in sorted(config.items()) if name not in (*_NETWORK, "dataset", "seed")}
+    rest |= {"folder": environment["folder"]} if "folder" in environment else {}  # another may have its name
     about = {"network": one, "name": one.name, "variant": one.variant, "history": metrics["epochs"], "path": str(path)}
     about |= {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items()), "settings": _in_words(config)}
     about |= {"preset": _preset(config), "parameters": record["parameters"]}

@@ -25,15 +25,18 @@ def load_searches(folder: Path | str) -> pd.DataFrame:
     """All trials of the search records in a folder, as :func:`search_trials` makes them; empty where there is none.
 
     Raises:
-        ValueError: a file is not a search record; the message names it.
+        ValueError: a file is not a search record, or two searched one network with one schedule; the message names them.
     """
-    tables = []
+    tables, seen = [], {}
     for path in sorted(Path(folder).glob("*.json")):
         try:
             tables.append(search_trials(json.loads(path.read_text(encoding="utf-8"))))
+            about = tuple(tables[-1].iloc[0][["dataset", "protocol", "network", "schedule"]])
         except (ValueError, KeyError, TypeError, IndexError) as error:
             wrong = f"search record {path} is not one that a search wrote ({type(error).__name__}: {error})"
             raise ValueError(f"{wrong}; delete or mend it") from error
+        if (other := seen.setdefault(about, path)) != path:  # maps and ranges may differ, so they are no one search
+            raise ValueError(f"search records {other} and {path} are of one network and schedule; keep one of them")
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS)
 
 

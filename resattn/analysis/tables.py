@@ -5,7 +5,7 @@ import pandas as pd
 
 from resattn.analysis.records import NOT_MEASURED, main_records, one_per_seed
 from resattn.analysis.statistics import mean_interval
-from resattn.config import FORMS, WIDTHS
+from resattn.config import DEPTHS, FORMS, WIDTHS
 from resattn.experiments.protocols import PAPER_TABLE3, RESNET8, TABLE3, Network
 
 _NETWORK = ["dataset", "protocol", "network"]
@@ -68,5 +68,6 @@ def markdown_text(text: object) -> str:
 
 def _paper(dataset: str, network: Network) -> float:
     """The number of Table 3 for a network; the paper calls its a = 0 a standard ResNet8, so the baseline counts as 0."""
-    a = 0.0 if network == RESNET8 else network.a if network.form in FORMS and network.widths == WIDTHS else None
+    same = (network.model, network.widths, network.depths) == ("resattn", WIDTHS, DEPTHS[8]) and network.form in FORMS
+    a = 0.0 if network == RESNET8 else network.a if same else None
     return PAPER_TABLE3.get(dataset, {}).get(a, np.nan)

@@ -82,6 +82,7 @@ def attention_maps(
         raise ValueError(f"images must be a uint8 tensor (N, 3, H, W), got {given}")
     if not len(images):
         raise ValueError("images must not be empty")
+    images = images.cpu()  # batches of them go to ``device``
     if source == "shuffled":
         check_choice("base", base, SHUFFLED_SOURCES)
         options = {"heads": heads, "masks": masks, "model": model, "weights": weights, "batch_size": batch_size}

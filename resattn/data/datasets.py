@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import torch
 from torch import Tensor
 
@@ -72,11 +73,13 @@ def load_dataset(
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_SIDE):
         raise ValueError(f"size must be a whole number of pixels in [1, {LARGEST_SIDE}], or None, got {size!r}")
     folder = None if name == "shapes" else _find_folder(name, root)
-    if folder is None:
-        if size is not None:
-            raise ValueError(f"size applies to image folders only, not to {name!r} (got size={size})")
-        return _load_shapes(cache) if name == "shapes" else _download_cifar(name, root)
-    return _load_folder(folder, name if name in _OFFICIAL_SIZES else folder.name, size, cache, skip_unreadable)
+    if folder is None and size is not None:
+        raise ValueError(f"size applies to image folders only, not to {name!r} (got size={size})")
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache / f"{file_name(Path(name).name)}.lock"):  # one process fetches or decodes, others wait
+        if folder is None:
+            return _load_shapes(cache) if name == "shapes" else _download_cifar(name, root)
+        return _load_folder(folder, name if name in _OFFICIAL_SIZES else folder.name, size, cache, skip_unreadable)
 
 
 def stratified_split(labels: Tensor, n_val: int = 5000, seed: int = 0) -> tuple[Tensor, Tensor]:

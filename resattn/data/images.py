@@ -110,14 +110,18 @@ def _is_image(path: str) -> bool:
 
 
 def _read_rgb(path: Path) -> Image.Image:
-    """An image file, turned as its camera says, with three channels of 8 bits.
+    """An image file, turned as its camera says, with three channels of 8 bits."""
+    with Image.open(path) as picture:
+        return in_8_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+
+
+def in_8_bits(picture: Image.Image) -> Image.Image:
+    """A picture with 16 bits of grey in 8; any other as it is.
 
     ValueError where the pixels have a range that nobody knows: Pillow would cut them off at 0 and 255.
     """
-    with Image.open(path) as picture:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16"):  # 16 bits of grey
-            picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-        if picture.mode in ("I", "F"):
-            raise ValueError("its pixels are neither 8 nor 16 bits deep, so of unknown range; save it as 8-bit RGB")
-        return picture.convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("its pixels are neither 8 nor 16 bits deep, so of unknown range; save it as 8-bit RGB")
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    return picture

@@ -36,7 +36,7 @@ class DinoConfig:
     epochs: int = setting(10, low=1)
     stop_after: int | None = setting(3, low=1)
     batch_size: int = setting(64, low=1)
-    seed: int = setting(0, low=0)
+    seed: int = setting(0, low=0, high=2**63 - 1)
     device: str | None = None
     image_size: int = setting(32, low=1)
     patch: int = setting(4, low=1)

@@ -13,6 +13,7 @@ from resattn.experiments.protocols import list_runs
 from resattn.progress import clock
 
 LISTS = {"controls": "shapes", "short": "cifar10"}  # and their data sets
+_DECIDED = {"dataset", "seed", "model", "form", "a", "base", "widths", "depths"}  # by a list itself
 _LONG = 24 * 3600  # seconds on the CPU that nobody starts without saying so
 
 
@@ -72,17 +73,19 @@ def seconds_on(jobs: int, runs: list[Run]) -> float:
 
 def _list(profile: str, options: dict[str, Any]) -> tuple[Path, list[Run]]:
     """The folder of a profile or list, and the runs that are wanted."""
-    changes, root = dict(options["set"]), options["data"] and str(options["data"])
+    changes, root, dataset = dict(options["set"]), options["data"] and str(options["data"]), options["dataset"]
+    if dataset and Path(dataset).is_dir() and not Path(root or paths.DATA, dataset).is_dir():
+        dataset = str(Path(dataset).resolve())  # runs have a working directory of their own
     if profile in LISTS:
-        check_names(changes, TrainConfig.__dataclass_fields__.keys() - {"dataset", "seed"})
+        check_names(changes, TrainConfig.__dataclass_fields__.keys() - _DECIDED)
         part = {} if profile == "controls" else {"part": "table3", "preset": profile}
         changes = {"root": root} | part | changes
-        configs = list_runs(options["dataset"] or LISTS[profile], options["seeds"] or 3, **changes)
+        configs = list_runs(dataset or LISTS[profile], options["seeds"] or 3, **changes)
         folder = options["out"] or paths.RUNS / profile / "records"
         runs: list[Run] = trainings(configs, folder)
     else:
         folder = paths.RUNS / profile
-        runs = list_jobs(profile, options["dataset"], options["seeds"], root, changes)
+        runs = list_jobs(profile, dataset, options["seeds"], root, changes)
     chosen = [run for run in runs if fnmatch.fnmatch(run.name, options["only"])]
     if not chosen:
         names = ", ".join(run.name for run in runs[:4])

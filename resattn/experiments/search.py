@@ -67,6 +67,7 @@ class SearchPlan:
         """Name of the study. More trials or another grid extend it; other settings, ranges or seed are another study."""
         words = replace(self.config, lr=1.0, weight_decay=0.0).slug.split("-")[:-1]
         about = (sorted(self.settings().items()), self.config.seed, self.lr_range, self.weight_decay_range)
+        about += (self.config.folder,) if self.config.folder else ()
         return "-".join([*words, self.config.schedule, digest(repr(about))[:8]])
 
     def first_points(self) -> list[Point]:

@@ -16,6 +16,7 @@ from resattn.attention.vit_s14 import load_vit_s14
 from resattn.config import FORMS
 from resattn.data.augment import normalize
 from resattn.data.datasets import Dataset, channel_stats
+from resattn.data.images import in_8_bits
 from resattn.models.checkpoints import load_trained, trained_config
 
 SOURCES = ("dino", "dino-tiny", "vit-s14", "saliency")  # of the networks that can be explored
@@ -52,10 +53,14 @@ class Explorer:
 
     def __init__(self, data: Dataset, weights: str | Path = "shapes-gated-a1", vit: nn.Module | None = None):
         self.data, self.config = data, trained_config(weights)
-        if self.config.model != "resattn" or self.config.source not in SOURCES:
+        if self.config.model != "resattn" or not self.config.uses_maps or self.config.source not in SOURCES:
             raise ValueError(
                 f"weights must be of a network with an attention branch, trained with one of {', '.join(SOURCES)}; "
                 f"got model {self.config.model!r} with {self.config.source!r}"
+            )
+        if vit is None and self.config.source.startswith("dino") and self.config.weights != "pretrained":
+            raise ValueError(
+                f"vit must be the one that the network was trained with, whose weights are {self.config.weights}"
             )
         self.net = load_trained(weights)
         self.vit = vit or {"dino": load_vit, "vit-s14": load_vit_s14}.get(self.config.source, tiny_vit)()
@@ -106,8 +111,8 @@ def read_picture(content: bytes, name: str, size: int = 32) -> Tensor:
 
     try:
         with Image.open(io.BytesIO(content)) as file:
-            file.draft("RGB", (640, 640))  # large JPEGs are decoded smaller, in a tenth of the time
-            picture = ImageOps.exif_transpose(file).convert("RGBA")
+            file.draft("RGB", (max(640, size),) * 2)  # large JPEGs are decoded smaller, in a tenth of the time
+            picture = in_8_bits(ImageOps.exif_transpose(file)).convert("RGBA")
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more on damaged files
         raise ValueError(f"{name} cannot be read as a picture ({type(error).__name__})") from error
     if min(picture.size) < size:

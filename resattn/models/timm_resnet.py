@@ -64,7 +64,10 @@ def gate_residuals(
     check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")
-    for name, value in {"attention_channels": attention_channels, "image_size": image_size or 1}.items():
+    for name, value in {
+        "attention_channels": attention_channels,
+        "image_size": 1 if image_size is None else image_size,
+    }.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     gated = copy.deepcopy(net)

@@ -25,7 +25,11 @@ class Rows:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         found = self.source[self.index[rows]]
-        return found.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else found
+        return (
+            found.pin_memory().to(self.device, non_blocking=True)
+            if self.device.type == "cuda"
+            else found.to(self.device)
+        )
 
 
 def fits(data: Dataset, device: torch.device) -> bool:

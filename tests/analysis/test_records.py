@@ -167,3 +167,21 @@ def test_settings_in_words(tmp_path, make_record):
         "64 pixels, 1 epoch, batch 128, learning rate 0.2, cosine schedule",
         "64 pixels, 5 epochs, batch 128, learning rate 0.01, cosine schedule, weight decay 0.03",
     ]
+
+
+def test_a_run_that_took_another_time_is_the_same_result(tmp_path, make_record):
+    for folder, seconds in (("one", 1.0), ("two", 2.0)):
+        path = make_record(tmp_path / folder, 0.5, model="resnet8", epochs=1)
+        record = json.loads(path.read_text())
+        record["metrics"]["epochs"][0]["seconds"] = seconds
+        path.write_text(json.dumps(record))
+    assert len(load_records(tmp_path)) == 1
+
+
+def test_folders_of_one_name_are_not_compared(tmp_path, make_record):
+    for seed, folder in enumerate(("here", "elsewhere")):
+        path = make_record(tmp_path, 0.5, dataset="birds", model="resnet8", epochs=1, seed=seed)
+        record = json.loads(path.read_text())
+        record["environment"]["folder"] = folder
+        path.write_text(json.dumps(record))
+    assert load_records(tmp_path)["protocol"].nunique() == 2

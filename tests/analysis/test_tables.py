@@ -1,10 +1,13 @@
 """Tables from records made up so that every number is known."""
 
+import math
+
 import pytest
 
 from resattn.analysis.records import NOT_MEASURED, load_records
-from resattn.analysis.tables import accuracy_table, epochs_to_reach, table3, to_markdown
+from resattn.analysis.tables import _paper, accuracy_table, epochs_to_reach, table3, to_markdown
 from resattn.config import PRESETS
+from resattn.experiments.protocols import network
 
 PAPER = PRESETS["paper"] | {"dataset": "cifar10", "source": "saliency"}
 SHORT = PRESETS["short"] | {"dataset": "cifar10", "source": "saliency"}
@@ -83,3 +86,9 @@ def test_markdown_holds_every_cell(records):
     assert len(lines) == len(table) + 2
     assert lines[2].split(" | ")[1] == "83.3"
     assert to_markdown(table.rename(index={"ResNet8": "a|b<i>"})).splitlines()[2].startswith(r"| a\|b&lt;i> |")
+
+
+def test_the_papers_numbers_are_for_its_networks_alone():
+    assert _paper("cifar10", network(form="gated", a=1.0, source="dino")) == 87.0
+    for other in ({"model": "resnet18"}, {"depths": (3, 3, 3)}, {"widths": (18, 36, 71)}):
+        assert math.isnan(_paper("cifar10", network(**{"form": "gated", "a": 1.0, "source": "dino"} | other))), other

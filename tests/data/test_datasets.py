@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.error import URLError
 
 import numpy as np
@@ -527,3 +529,19 @@ def test_a_validation_size_out_of_range_is_refused(n_val):
 def test_labels_that_are_none_are_refused(labels):
     with pytest.raises(ValueError, match="labels must be whole numbers"):
         stratified_split(labels, 3)
+
+
+def test_one_process_fetches_while_others_wait(tmp_path, monkeypatch):
+    inside = []
+
+    def fetch(name, root):
+        inside.append(name)
+        assert len(inside) == 1, "two write one archive"
+        time.sleep(0.2)
+        inside.clear()
+        return name
+
+    monkeypatch.setattr(data_module, "_download_cifar", fetch)
+    with ThreadPoolExecutor(3) as pool:
+        fetched = [pool.submit(load_dataset, "cifar10", tmp_path) for _ in range(3)]
+    assert [each.result() for each in fetched] == ["cifar10"] * 3

@@ -203,6 +203,12 @@ def test_bad_options_end_with_a_clear_line(home, capsys, options, message):
     assert not home.exists()
 
 
+@pytest.mark.parametrize("change", ["model=resnet18", "depths=(3,3,3)", "form=gated", "a=0.5"])
+def test_what_a_list_decides_cannot_be_set(capsys, change):
+    assert status("--profile", "short", "--dry-run", "--set", change) == 2
+    assert f"--set {change.partition('=')[0]}: no such setting" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("home", ["file/home", "/proc/nowhere"])
 def test_a_home_that_cannot_be_written_ends_with_one_line(tmp_path, home):
     (tmp_path / "file").write_text("a regular file")

@@ -380,3 +380,17 @@ def test_the_committed_figures_are_made_from_the_committed_records(tmp_path):
         save_figure(figure, tmp_path / name)
         assert (tmp_path / f"{name}.svg").read_bytes() == (paths.FIGURES / f"{name}.svg").read_bytes(), name
         assert (paths.FIGURES / f"{name}.png").exists()
+
+
+def test_another_folder_of_the_same_name_is_another_study(tmp_path):
+    roots = [str(tmp_path / name) for name in ("one", "two")]
+    assert len({plan(dataclasses.replace(TINY, root=root)).name for root in roots}) == 2
+
+
+def test_two_searches_of_one_network_and_schedule_are_not_taken_for_one(tmp_path):
+    for name, source in (("one", "saliency"), ("two", "center")):
+        config = {"model": "resattn", "form": "gated", "a": 1.0, "source": source}
+        record = made_record("cosine", {("random", 0.01, 1e-3, 0): 0.7}, **config)
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"one.json and .*two.json are of one network and schedule; keep one of them"):
+        load_searches(tmp_path)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from resattn import TrainConfig
 from resattn.data.datasets import Dataset, Split
+from resattn.experiments.protocols import FOUR_HEADS
 from resattn.explore.inspect import SWEEP, Explorer, read_picture
 from resattn.explore.views import map_view, png, strength_view
 from resattn.explore.widgets import Panel, explore_maps, explore_strength
@@ -198,6 +199,10 @@ def test_photographs_are_turned_upright_and_transparency_is_white():
     assert int(clear.min()) == 255
     assert read_picture(encoded(Image.fromarray(pixels).convert("P"), "GIF"), "old.gif").shape == (3, 32, 32)
     assert read_picture(encoded(noise(900, 1400), "JPEG"), "large.jpg").shape == (3, 32, 32)
+    assert read_picture(encoded(noise(1400, 1400), "JPEG"), "larger.jpg", size=1000).shape == (3, 1000, 1000)
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    grey = read_picture(encoded(Image.fromarray(ramp)), "16 bits.png")
+    assert grey.float().mean() == pytest.approx(127.5, abs=1), "not cut off at 255"
 
 
 def test_one_picture_and_a_line_where_nobody_watches(explorer, capsys, monkeypatch):
@@ -268,9 +273,18 @@ def test_networks_that_cannot_be_explored_are_refused(shapes, tmp_path):
         config = TrainConfig.preset("demo", **changes)
         return save_weights(build_model(config, 10), tmp_path / f"{config.slug}.safetensors", config)
 
-    for changes in ({"model": "resnet8"}, {"source": "oracle"}, {"source": "shuffled"}):
+    refused = (
+        {"model": "resnet8"},
+        {"source": "oracle"},
+        {"source": "shuffled"},
+        {"form": "scaled"},
+        {"form": "unmasked"},
+    )
+    for changes in refused:
         with pytest.raises(ValueError, match="weights must be of a network with an attention branch"):
             Explorer(shapes, weights(**changes))
+    with pytest.raises(ValueError, match="vit must be the one that the network was trained with"):
+        Explorer(shapes, weights(weights=FOUR_HEADS))
     with pytest.raises(ValueError, match="path must be weights that training wrote"):
         Explorer(shapes, tmp_path / "missing.safetensors")
     explorer = Explorer(many_classes(), "shapes-gated-a1")

@@ -206,6 +206,7 @@ def checkpointing_backbone():
         (backbone, {"form": "printed"}, "form must be one of gated, residual; got 'printed'"),
         (backbone, {"a": 1.5}, r"a must be a number in \[0, 1\], got 1.5"),
         (backbone, {"attention_channels": 0}, "attention_channels must be a whole number of at least 1, got 0"),
+        (backbone, {"image_size": 0}, "image_size must be a whole number of at least 1, got 0"),
         (backbone, {"image_size": 0.5}, "image_size must be a whole number of at least 1, got 0.5"),
     ],
 )
