@@ -32,7 +32,8 @@ else
         }
         _pip=".venv/bin/python -m pip --quiet --disable-pip-version-check"
         # uv takes a third of pip's time, but knows nothing of pip's configuration: where it fails, pip does it or says why not.
-        { $_pip install uv && .venv/bin/uv pip install --python .venv/bin/python -r requirements.lock; } 2>/dev/null ||
+        # Compiled, because where PYTHONDONTWRITEBYTECODE is set (most containers) each process would compile PyTorch again.
+        { $_pip install uv && .venv/bin/uv pip install --compile-bytecode --python .venv/bin/python -r requirements.lock; } 2>/dev/null ||
             { echo "Installing with pip instead of uv"; $_pip install -r requirements.lock; } || exit 1
         $_pip install --no-deps --editable . || exit 1
         touch "$_stamp"
