@@ -84,6 +84,11 @@ class Place:
             found[path.stem] = record
         return found
 
+    def threads(self):
+        """The numbers of threads that the records say."""
+        records = (json.loads(path.read_text()) for path in (self.home / "records").glob("*.json"))
+        return {record["environment"]["threads"] for record in records}
+
     def checkpoint(self):
         return next(self.home.glob("runs/training/*seed0*/checkpoint.pt"), None)
 
@@ -174,6 +179,7 @@ def test_a_killed_command_goes_on_when_it_is_called_again(make_place, undisturbe
     out, errors = again.communicate(timeout=300)
     assert again.returncode == 0, out + errors
     assert place.records() == undisturbed
+    assert place.threads() == {max(1, engine.n_cores() // 2)}, "workers share the cores"
 
 
 @pytest.mark.slow
@@ -228,13 +234,14 @@ def test_a_run_that_fails_is_reported_and_the_others_finish(make_place):
     damaged = place.home / "runs/training" / name / "checkpoint.pt"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"damaged")
-    command = place.run("--seeds", "2", epochs=1)
+    command = place.run("--seeds", "2", "--jobs", "1", epochs=1)
     out, _ = command.communicate(timeout=300)
     assert command.returncode == 1
     assert f"{name}: FAILED: ValueError: checkpoint " in out
     assert f"FAILED accuracy/{name}; its log: " in out
     assert "1 of 2 runs done" in out
     assert len(place.records()) == 1
+    assert place.threads() == {engine.n_cores()}, "one worker has all cores"
     assert sum("test accuracy" in line and line.startswith("[") for line in out.splitlines()) == 1
 
 
@@ -257,17 +264,6 @@ def test_ctrl_c_leaves_no_process_and_two_commands_in_one_folder_are_refused(mak
     assert "Traceback" not in errors
     assert gone(below)
     assert place.records() == {}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_workers_share_the_cores(make_place, jobs):
-    place = make_place()
-    command = place.run("--seeds", str(jobs), "--jobs", str(jobs), epochs=1)
-    out, errors = command.communicate(timeout=300)
-    assert command.returncode == 0, out + errors
-    threads = {json.loads(p.read_text())["environment"]["threads"] for p in (place.home / "records").glob("*.json")}
-    assert threads == {max(1, engine.n_cores() // jobs)}
 
 
 @pytest.mark.slow
