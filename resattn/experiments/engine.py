@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -161,7 +162,9 @@ class Engine(contextlib.ExitStack):
 
         watched = importlib.util.find_spec("bokeh") is not None
         if self.scheduler:
-            given = "address" if ":" in self.scheduler else "scheduler_file"
+            given = (
+                "address" if re.search(r"://|:\d+$", self.scheduler) else "scheduler_file"
+            )  # C:\scheduler.json has a colon too
             late = time.monotonic() + _PATIENCE  # the file may still be on its way
             while given == "scheduler_file" and not Path(self.scheduler).exists():
                 if time.monotonic() > late:

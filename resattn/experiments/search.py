@@ -120,16 +120,18 @@ class Trial(Run):
         """Train from the checkpoint where there is one; a loss that is not finite is an outcome, not a failure."""
         from resattn.data.datasets import Split, load_dataset
         from resattn.training.checkpoint import save_checkpoint
-        from resattn.training.environment import find_device
+        from resattn.training.environment import find_device, tune_process
         from resattn.training.trainer import Trainer
 
+        device = find_device(self.config.device)
+        tune_process(device)
         checkpoint, diverged = self.record.with_suffix(".pt"), None
         data = load_dataset(
             self.config.dataset, self.config.root, size=self.config.size, skip_unreadable=self.config.skip_unreadable
         )
         few = Split(*(None if each is None else each[:2] for each in vars(data.train).values()))
         unseen = replace(data, test=few)  # no trial can look at the test split
-        run = Trainer(self.config, unseen, find_device(self.config.device))
+        run = Trainer(self.config, unseen, device)
         run.resume(checkpoint)
         try:
             while run.epoch < self.config.epochs:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -276,11 +277,13 @@ def test_a_scheduler_that_does_not_answer_ends_with_one_line(make_place, monkeyp
     assert "127.0.0.1:9" in errors.splitlines()[-1]
 
 
-def test_a_scheduler_file_that_nobody_writes_is_an_error(tmp_path, runs, monkeypatch):
+@pytest.mark.parametrize("file", ["scheduler.json", r"C:\cluster\scheduler.json"])
+def test_a_scheduler_file_that_nobody_writes_is_an_error(tmp_path, runs, monkeypatch, file):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine, "_PATIENCE", 0.3)
     with (
-        Engine(tmp_path / "records", scheduler=str(tmp_path / "scheduler.json")) as joined,
-        pytest.raises(OSError, match=r"no scheduler wrote .*scheduler\.json"),
+        Engine(tmp_path / "records", scheduler=file) as joined,
+        pytest.raises(OSError, match=rf"no scheduler wrote {re.escape(file)} within"),
     ):
         list(joined.run(runs))
 

@@ -82,6 +82,19 @@ def test_maps_are_computed_once_and_kept(tmp_path, make_folder, capsys):
     assert kept == {path: path.stat().st_mtime_ns for path in paths.CACHE.rglob("*saliency*.safetensors")}
 
 
+def test_maps_that_a_network_makes_cannot_be_computed_without_it(capsys):
+    assert main(["maps", "--source=learned"]) == 2
+    assert "source must be one of finished maps; the network makes those of 'learned'" in capsys.readouterr().err
+
+
+def test_a_missing_package_ends_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    options = ["--dataset=shapes", "--model=resnet8", "--epochs=1", "--image-size=8", "--trials=1"]
+    assert main(["search", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "python -m resattn search: optuna is missing: pip install 'resattn[notebooks]'"
+
+
 def test_demo_covers_three_strengths_three_forms_baseline_and_two_seeds():
     jobs = names("demo")
     assert len(jobs) == 2 + 2 * 8 + 3
