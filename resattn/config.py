@@ -43,7 +43,7 @@ class TrainConfig:
     """Settings of one run; the defaults are the paper's (Tables 1 and 2) on the embedded data set.
 
     Attributes:
-        dataset: as for :func:`resattn.load_dataset`.
+        dataset: "cifar10", "cifar100", "shapes", or a folder with train/ and test/, as for :func:`resattn.load_dataset`.
         root: where data sets live; None means ``data/``.
         size: pixels on a side that a folder's images are resized and cut to; None keeps them as they are.
         skip_unreadable: leave out a folder's images that cannot be read; the record counts them.
@@ -58,15 +58,19 @@ class TrainConfig:
             "vit-s14" has its own. For "learned" where its ViT starts: "dino-tiny" (the default) or "random".
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         image_size: side the network resizes its input to, in pixels.
+        epochs: passes over the training images.
         batch_size: images a step; what is left over at the end of an epoch is dropped (other images each time).
+        lr: learning rate of AdamW, at the start of the schedule.
         weight_decay: of AdamW, on all weights (the paper makes no exception).
+        beta1, beta2: of AdamW's running means.
         schedule: of the learning rate: "cosine" (to zero, a step at a time) or "constant".
         n_val: validation images taken from the training split; None means 5,000 for CIFAR (Sec. 4), else a tenth.
         precision: "auto" becomes "bfloat16" (automatic mixed precision) on CUDA and "float32" elsewhere at once, so that a
             configuration, its record and its name always say what is used.
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
-        widths, depths: channels and blocks of the three stages, see ``DEPTHS``; not for timm's networks.
+        widths: channels of the three stages; not for timm's networks.
+        depths: blocks of each stage, see ``DEPTHS``; not for timm's networks.
 
     ValueError where an argument is not as described.
     """

@@ -5,8 +5,10 @@ lr: float = setting(0.2, above=0)        model: str = setting("resattn", choices
 
 import argparse
 import dataclasses
+import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -43,15 +45,28 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type, without: tuple[str, ...] = ()) -> None:
-    """An option for each field of a dataclass; those not given are None. A tuple takes its values one after another."""
+    """An option for each field of a dataclass, explained by its docstring; those not given are None. A tuple takes its values one
+    after another."""
+    meanings = _meanings(settings)
     for field in dataclasses.fields(settings):
         if field.name not in without:
             option, (kinds, n) = f"--{field.name.replace('_', '-')}", _kinds(field.type)
-            shown = " ".join(map(str, field.default)) if n else field.default
+            about = meanings.get(field.name, field.name.replace("_", " ")).rstrip(".")
             if kinds == (bool,):
-                parser.add_argument(option, action="store_true", default=None)
-            else:
-                parser.add_argument(option, type=_reader(kinds), nargs=n, help=f"default {shown}")
+                parser.add_argument(option, action="store_true", default=None, help=about)
+                continue
+            texts = field.metadata.get("choices", ())
+            about += "" if all(text in about for text in texts) else f"; {', '.join(texts)}"
+            default = " ".join(map(str, field.default)) if n else field.default
+            about += "" if default is None else f" (default {default})"
+            parser.add_argument(option, type=_reader(kinds), nargs=n, help=about.replace("%", "%%"))
+
+
+def _meanings(settings: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of its attributes, by name and without markup."""
+    plain = re.sub(r":\w+:(?=`)|`", "", inspect.getdoc(settings) or "")
+    items = re.findall(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", plain, re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in items for name in names.split(", ")}
 
 
 def given(options: dict[str, Any], settings: type) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def test_the_figures_are_made_from_the_records(tmp_path):
     use_style()
     records = load_records(paths.RESULTS)
     figures = result_figures(main_records(records)) | control_figures(records)
-    assert {"accuracy-shapes", "controls-shapes"} <= figures.keys()
+    assert {"accuracy-shapes-demo", "controls-shapes"} <= figures.keys()
     for name, figure in figures.items():
         save_figure(figure, tmp_path / name)
         committed_figure = (paths.FIGURES / f"{name}.svg").read_bytes()

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from resattn.config import TrainConfig
+from resattn.dino.config import DinoConfig
+from resattn.experiments.search import SearchPlan
 from resattn.settings import add_options, check, given, setting
 
 
@@ -80,6 +82,20 @@ def test_options_are_read_as_their_fields_types():
     for wrong in ("--side 1.5", "--widths 5", "--name x"):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong.split())
+
+
+def test_options_are_explained_by_the_docstring():
+    for settings in (TrainConfig, DinoConfig, SearchPlan):
+        parser = argparse.ArgumentParser()
+        add_options(parser, settings, without=("config",))
+        said = {action.dest: action.help for action in parser._actions}
+        assert not [name for name, text in said.items() if text.partition(" (default")[0] == name.replace("_", " ")]
+        assert not [name for name, text in said.items() if "`" in text or "None)" in text]
+        assert parser.format_help()
+        if settings is TrainConfig:
+            assert said["heads"].endswith('"mean", "max", an index, or "all" as channels (default mean)')
+            assert said["source"].endswith(", box, square, learned (default saliency)")
+            assert said["base"].startswith('the source whose maps "shuffled" hands to other images; dino, dino-tiny, ')
 
 
 def test_a_folder_is_told_by_where_it_is_found(tmp_path, monkeypatch, make_folder):

@@ -106,12 +106,17 @@ _INTRODUCTION = """# Claims
 Made from the records by `python -m resattn.report.readme`; do not edit.
 
 Each row compares two networks: the first minus the second, paired by seed, with its 95 % interval and the number of seeds. Higher accuracy and
-fewer epochs support a row, whether the paper claims it or not; a better recipe than Table 1's contradicts Table 1. *Supported* and *contradicted* mean that the sign is clear **at the protocol named above the table**: the paired t
+fewer epochs support a row. Where the paper claims nothing, *supported* only means that the first network is better, *contradicted* that it is
+worse. A better recipe than Table 1's contradicts Table 1. *Supported* and *contradicted* mean that the sign is clear **at the protocol named above the table**: the paired t
 test rejects "no difference" at 5 % after Holm's correction over all comparisons of one question, data set and protocol. A few epochs
-at 64 pixels can support a claim, or fail to, at that protocol; they cannot refute Table 3, which is 100 epochs at 224 pixels. Where
+at 64 pixels can support a claim, or fail to, at that protocol; they cannot refute Tables 1 and 3, which are for 100 epochs at 224 pixels. Where
 a row is *undecided*, it says which differences its interval excludes; the interval is not corrected, so it may exclude zero all the
 same. *Reported* is the paper's gain, and whether it lies *inside* the interval, *above* or *below* it. Epochs are those until the
 validation accuracy first reaches 95 % of its last value.
+
+Names of maps follow the comma or the colon. None is the paper's ViT-B/8: `vit-s14` is a ViT-S/14 that its author fine-tuned on saliency,
+`vit-s14-saliency` its decoder's map, `saliency` the contrast of colours, `dino-tiny` a small ViT trained on drawn shapes. Controls: `shuffled` is
+another image's map, `uniform` all ones, `center` a Gaussian, `oracle` the true mask, `box` its bounding box. The numbers of `ResNet8 18-36-71` are its widths.
 
 Protocols are the presets of `resattn/config.py`, or in words. Rows with another weight decay than Table 1's have the best recipe of our
 own search on CIFAR-10 (`results/recipe`). That search saw ResNet8 alone, so the recipe may suit the other networks less."""

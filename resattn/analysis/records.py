@@ -79,13 +79,16 @@ def _result(row: dict) -> tuple:
 
 
 def main_records(records: pd.DataFrame) -> pd.DataFrame:
-    """For each data set the runs of Table 3's networks at one protocol and with one source of maps.
+    """For each data set and preset the runs of Table 3's networks at one protocol and with one source of maps.
 
-    The protocol is that of the first preset with three seeds, else of the first with any, else the one with most records; the maps
-    are the preset's where it has records of them, else those with most.
+    Runs at no preset's settings count where a data set has no others. The protocol is the one with most records; the maps are the
+    preset's where it has records of them, else those with most.
     """
-    table3 = records.loc[[_may_count(one) for one in records["network"]]]
-    chosen = [_main(group) for _, group in one_per_seed(table3).groupby("dataset")]
+    table3 = one_per_seed(records.loc[[_may_count(one) for one in records["network"]]])
+    chosen = []
+    for _, runs in table3.groupby("dataset"):
+        presets = [name for name in PRESETS if name in set(runs["preset"])] or ["other"]
+        chosen += [_main(runs[runs["preset"] == name], name) for name in presets]
     return pd.concat(chosen, ignore_index=True) if chosen else records[:0]
 
 
@@ -100,14 +103,9 @@ def _may_count(network: Network) -> bool:
     return known and network.heads in (None, "mean") and network.weights in (None, "pretrained")
 
 
-def _main(group: pd.DataFrame) -> pd.DataFrame:
-    seeds = group.groupby("preset")["seed"].nunique()
-    preset = next((name for least in (3, 1) for name in PRESETS if seeds.get(name, 0) >= least), None)
-    if preset:
-        group = group[group["preset"] == preset]
+def _main(group: pd.DataFrame, preset: str) -> pd.DataFrame:
     group = group[group["protocol"] == group["protocol"].mode().iloc[0]]
-    sources = group["source"].dropna()
-    own = PRESETS[preset]["source"] if preset else None
+    sources, own = group["source"].dropna(), PRESETS.get(preset, {}).get("source")
     source = own if own in set(sources) else next(iter(sources.mode()), None)
     return group[group["source"].isna() | (group["source"] == source)]
 

@@ -11,7 +11,7 @@ from resattn.config import PAPER
 from resattn.experiments.protocols import network
 
 SEARCH_QUESTIONS = {
-    "recipe": "Is Table 1's learning rate the best that a random search finds?",
+    "recipe": "Is Table 1's recipe (learning rate, weight decay) the best that a search finds?",
     "schedule": "Is cosine decay better than a constant learning rate?",
 }
 _RECIPE = ["lr", "weight_decay"]

@@ -19,10 +19,12 @@ class DinoConfig:
         epochs: passes over the training images that the schedules are laid out for.
         stop_after: end after this many of them, or None. Three, because the focus on the object, watched on the validation
             part, fell from the fourth on: with the object told apart, the [CLS] token goes on to learn what surrounds it.
+        batch_size: images a step, of which the student sees two crops each.
         seed: decides weights, order, crops, the validation part and the drawn images.
         device: as in :class:`resattn.TrainConfig`.
-        image_size, patch, dim, depth, heads: the ViT, see timm. One head, because several share the work, and in most trials
-            their mean (Sec. 5.2) found the object less often; not in all: dino-tiny-4heads finds it as often as dino-tiny.
+        image_size, patch, dim, depth: of the ViT, as timm has them.
+        heads: of the ViT. One, because several share the work, and in most trials their mean (Sec. 5.2) found the object less often;
+            not in all: dino-tiny-4heads finds it somewhat more often than dino-tiny.
         prototypes: how many, K in Eq. 2. A batch should hold about K crops.
         lr: peak learning rate of AdamW, reached linearly and left along a cosine.
         momentum: first and last value of the teacher's: one that follows fast follows into the uniform distribution.

@@ -1,4 +1,4 @@
-"""DINO: self-distillation without labels (Sec. 3.2), which made the small ViT that travels with the package.
+"""DINO: self-distillation without labels (Sec. 3.2), which made the small ViT that is part of the package.
 
 A student and a teacher look at different crops of one image; the student learns to give the distribution (Eq. 2) that the
 teacher gives from another crop. The teacher is a moving average of the student. Also ``python -m resattn dino``.

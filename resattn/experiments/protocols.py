@@ -1,6 +1,6 @@
 """Every run this repository makes and every comparison it draws, as data: one table decides what is trained, judged, drawn and printed.
 
-A row of ``COMPARISONS`` names two networks that differ in one thing, the question this answers, and what the paper says about it.
+A row of ``COMPARISONS`` names two networks, the question that their difference answers, and what the paper says about it.
 """
 
 import functools

@@ -86,7 +86,11 @@ def _draw_bars(ax: Axes, scores: Tensor, trained: Tensor, label: int | None, cla
     colours = [CLASSIFICATION if k == predicted else "#bbbbbb" for k in order]
     ax.barh(labels, 100 * probabilities[order].numpy(), 0.7, color=colours)
     ax.barh(labels, 100 * trained[order].numpy(), 0.7, facecolor="none", edgecolor="#222222", linewidth=0.8)
-    ax.set(xlim=(0, 100), ylim=(len(labels) - 0.5, -0.5), xlabel="score; probability (%), outline: as trained")
+    ax.set(
+        xlim=(0, 100),
+        ylim=(len(labels) - 0.5, -0.5),
+        xlabel="probability (%); beside the name: score; outline: as trained",
+    )
     ax.grid(axis="y", visible=False)
     return classes[predicted] + ("" if label is None else ", right" if predicted == label else ", wrong")
 

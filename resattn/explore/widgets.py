@@ -23,7 +23,7 @@ def explore_maps(explorer: Explorer, *, strength: bool = False) -> View:
         return panel.view
     # A saved notebook would carry a widget's state, and show nothing of it.
     view = explorer.pick(0)
-    print("The controls want a live notebook (jupyter lab notebooks/); this is where they start.")
+    print("The controls need a live notebook (jupyter lab notebooks/); this picture shows their initial state.")
     trained = {"a": explorer.config.a, "form": explorer.config.form}
     display(Image(draw(explorer, view, **trained if strength else {})))
     return view

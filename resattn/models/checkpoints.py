@@ -58,7 +58,7 @@ def load_trained(path: str | Path, num_classes: int | None = None, attention_cha
     """The network that :func:`save_weights` wrote, in evaluation mode on the CPU.
 
     Args:
-        path: the file, such as ``runs/training/<slug>/weights.safetensors``; or the name of a network that travels with the package, such as
+        path: the file, such as ``runs/training/<slug>/weights.safetensors``; or the name of a network that is part of the package, such as
             "shapes-gated-a1" (``weights/README.md`` lists them).
         num_classes, attention_channels: what the file must fit; None takes the file's own.
 

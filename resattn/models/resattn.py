@@ -145,7 +145,7 @@ class ResAttnNet(Strength, nn.Module):
     def masks(self, attention: Tensor) -> list[Tensor]:
         """The masks that gate block 1, 2, ...: each float (B, C, H, W) in [0, 1], for maps (B, K, h', w') in [0, 1].
 
-        x_a(0), x_a(1), ... on the skips, or in the residual form x_a(1), x_a(2), ... on what the convolutions found.
+        x_a(0), x_a(1), ... on the skips, or in the residual form x_a(1), x_a(2), ... on the convolutions' output.
         """
         check_maps(attention, self.attention_stem[0].weight.shape[1])
         return chain_masks(self.attention_stem(attention), self.attention_blocks, self._form, len(self.blocks))

@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 class BasicBlock(nn.Module):
     """relu(conv-BN-relu-conv-BN + skip); where the shape changes, the skip is a strided 1x1 convolution with BN.
 
-    ``attention`` weighs what the convolutions found, before the sum; none by default.
+    ``attention`` weighs the convolutions' output, before the sum; none by default.
     """
 
     def __init__(self, in_channels: int, out_channels: int, downsample: bool):

@@ -7,18 +7,19 @@ from matplotlib.figure import Figure
 
 from resattn.analysis.claims import differences
 from resattn.analysis.tables import accuracy_table
-from resattn.experiments.protocols import PAPER_TABLE3, QUESTIONS
+from resattn.experiments.protocols import QUESTIONS
 from resattn.files import file_name
 from resattn.plots.style import put_title, style_of
 
 
 def result_figures(records: pd.DataFrame) -> dict[str, Figure]:
-    """Accuracy and learning curves of each data set by file name; records as :func:`resattn.analysis.records.main_records` gives them."""
+    """Accuracy and learning curves of each data set and preset by file name; records as
+    :func:`resattn.analysis.records.main_records` gives them."""
     figures = {}
-    for dataset, runs in records.groupby("dataset"):
-        title = _title(runs, maps=True)
-        figures[f"accuracy-{file_name(dataset)}"] = accuracy_figure(runs, title)
-        figures[f"curves-{file_name(dataset)}"] = learning_curves(runs, title)
+    for (dataset, preset), runs in records.groupby(["dataset", "preset"]):
+        name, title = file_name(dataset if preset == "other" else f"{dataset}-{preset}"), _title(runs, maps=True)
+        figures[f"accuracy-{name}"] = accuracy_figure(runs, title)
+        figures[f"curves-{name}"] = learning_curves(runs, title)
     return figures
 
 
@@ -26,9 +27,10 @@ def control_figures(records: pd.DataFrame) -> dict[str, Figure]:
     """A forest plot for each data set that has intervals, by file name; of several protocols, of the one with most comparisons."""
     figures, table = {}, differences(records)
     for dataset, rows in table[(table["metric"] == "accuracy") & table["half"].notna()].groupby("dataset"):
-        protocol = rows["protocol"].mode().iloc[0]
-        runs = records[(records["dataset"] == dataset) & (records["protocol"] == protocol)]
-        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows[rows["protocol"] == protocol], _title(runs))
+        rows = rows[rows["protocol"] == rows["protocol"].mode().iloc[0]]
+        runs = records[(records["dataset"] == dataset) & (records["protocol"] == rows["protocol"].iloc[0])]
+        runs = runs[runs["network"].isin([*rows["one"], *rows["other"]])]
+        figures[f"controls-{file_name(dataset)}"] = forest_figure(rows, _title(runs))
     return figures
 
 
@@ -112,7 +114,7 @@ def forest_figure(table: pd.DataFrame, title: str = "") -> Figure:
     ax.set_xticks([-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100])
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    label = "difference in test accuracy (percentage points)\nfilled: significant after Holm's correction within the question"
+    label = "difference in test accuracy (percentage points; linear near 0, logarithmic further out)\nfilled: significant after Holm's correction within the question"
     ax.set(xlabel=label, xlim=(low, high))
     put_title(ax, title)
     ax.grid(axis="y", visible=False)
@@ -125,6 +127,6 @@ def _title(runs: pd.DataFrame, maps: bool = False) -> str:
     dataset, preset, settings = runs.iloc[0][["dataset", "preset", "settings"]]
     low, high = runs.groupby("network")["seed"].nunique().agg(["min", "max"])
     counted = f"{low} to {high} seeds" if low < high else f"{high} seed{'s' if high > 1 else ''}"
-    named = f", protocol “{preset}”" if dataset in PAPER_TABLE3 and preset != "other" else ""
+    named = f", protocol “{preset}”" if preset != "other" else ""
     sources = ", ".join(sorted(set(runs["source"].dropna()))) if maps else ""
     return f"{dataset}{named}, {counted}\n{f'maps {sources}, ' if sources else ''}{settings}"
