@@ -121,8 +121,10 @@ class TrainConfig:
         if self.source == "shuffled" and self.uses_maps and (self.heads, self.weights) != ("mean", "pretrained"):
             allowed = "heads and weights must be 'mean' and 'pretrained' for source='shuffled'"
             raise ValueError(f"{allowed}, got {self.heads!r} and {self.weights!r}")
-        if self.weights == "random" and self.uses_maps and self.source in ("dino-tiny", "vit-s14"):
-            raise ValueError(f"weights must be 'pretrained' or a file for source={self.source!r}, got 'random'")
+        fixed = {"dino-tiny": self.weights == "random", "vit-s14": self.weights != "pretrained"}
+        if self.uses_maps and fixed.get(self.source):
+            allowed = "'pretrained' or a file" if self.source == "dino-tiny" else "'pretrained'"
+            raise ValueError(f"weights must be {allowed} for source={self.source!r}, got {self.weights!r}")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "TrainConfig":

@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser, settings: type, without: tuple[
             option, (kinds, n) = f"--{field.name.replace('_', '-')}", _kinds(field.type)
             about = meanings.get(field.name, field.name.replace("_", " ")).rstrip(".")
             if kinds == (bool,):
-                parser.add_argument(option, action="store_true", default=None, help=about)
+                parser.add_argument(option, action="store_true", default=None, help=about.replace("%", "%%"))
                 continue
             texts = field.metadata.get("choices", ())
             about += "" if all(text in about for text in texts) else f"; {', '.join(texts)}"

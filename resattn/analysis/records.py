@@ -31,11 +31,11 @@ def load_records(*folders: Path | str) -> pd.DataFrame:
     Raises:
         ValueError: a file is not what training wrote, or one run has two results; the message names the file.
     """
-    rows: dict[str, dict] = {}
+    rows: dict[tuple[str, str], dict] = {}
     for path in sorted(path for folder in folders for path in Path(folder).rglob("*.json")):
         if (record := read_record(path)) is not None:
             row = _row(record, path)
-            first = rows.setdefault(path.stem, row)
+            first = rows.setdefault((path.stem, row["protocol"]), row)  # which tells folders of one name apart
             if _result(first) != _result(row):
                 raise ValueError(f"record {path} is the run of {first['path']} with another result; keep one of them")
     ordered = sorted(rows.values(), key=lambda row: (row["dataset"], row["network"], row["seed"]))

@@ -55,7 +55,7 @@ def build_report(records: Path | str, figures: Path | str, notebooks: Path | str
 
 def newest_records() -> Path:
     """The records of the profile that was run last on this machine; the committed ones where none was."""
-    written = [path for profile in PRESETS for path in (paths.RUNS / profile / "records").glob("*.json")]
+    written = [path for profile in (*PRESETS, "controls") for path in (paths.RUNS / profile / "records").glob("*.json")]
     return max(written, key=lambda path: path.stat().st_mtime).parent if written else paths.RESULTS
 
 

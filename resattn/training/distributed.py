@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from resattn.training.environment import find_device
+
 
 def rank() -> int:
     """The number of this process; the first, 0, writes what is written."""
@@ -24,13 +26,16 @@ def n_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, once, and give the device that is this one's."""
+def join(name: str | None) -> torch.device:
+    """Join the processes that torchrun started, once, and give the device of that name, of several GPUs the one that is this process's."""
     if not dist.is_torchelastic_launched():
-        return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+        return find_device(name)
+    if (name or "cuda").startswith("cuda") and torch.cuda.is_available():
+        torch.cuda.set_device(
+            int(os.environ["LOCAL_RANK"])
+        )  # first: a context on the first GPU would take memory there
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = find_device(name)
     if not dist.is_initialized():
         if int(os.environ["RANK"]):
             os.environ["RESATTN_HEADLESS"] = "1"  # one progress bar is enough

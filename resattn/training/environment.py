@@ -83,6 +83,8 @@ def _processor(field: str) -> str:
 
 def code_revision() -> str | None:
     """The commit of the checkout as ``git describe`` names it, with "-dirty" where tracked files differ; None outside a checkout."""
+    if not (paths.CHECKOUT / ".git").exists():  # installed, perhaps below another repository
+        return None
     command = ["git", "-C", str(paths.CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -4,6 +4,8 @@ A run keeps a checkpoint of everything that matters after each epoch. Killed at 
 there and, on the CPU with as many threads, ends with the same weights, bit for bit, as one that was left alone.
 """
 
+import contextlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from resattn.progress import print_epoch, track
 from resattn.training import distributed
 from resattn.training.checkpoint import load_checkpoint, save_checkpoint
 from resattn.training.compilation import compiled
-from resattn.training.environment import code_revision, describe_environment, find_device, tune_process
+from resattn.training.environment import code_revision, describe_environment, tune_process
 from resattn.training.evaluation import autocast, evaluate
 from resattn.training.inputs import Batch, batches, fits, network_maps, take
 from resattn.training.optimizer import build_optimizer, learning_rate
@@ -57,13 +59,18 @@ def train(
         Accuracies are fractions in [0, 1], losses are mean cross entropies in nats.
 
     Raises:
-        ValueError: the data set or the maps cannot be had as asked.
+        ValueError: the data set or the maps cannot be had as asked, or ``records`` holds the same run on another folder of that name.
         FloatingPointError: the loss became infinite or NaN; the message names the step and the settings.
         OSError: a file could not be written; the next call goes on from the last checkpoint.
     """
     folder = Path(folder or paths.RUNS / "training" / config.slug)
+    file = None if records is None else Path(records) / f"{config.slug}.json"
+    if file and _folder_of(file) not in (None, config.folder):
+        raise ValueError(
+            f"records must be a folder without {file.name}, which is of another folder called {config.dataset!r}"
+        )
     report = on_epoch or (lambda history: print_epoch(history, config.epochs))
-    device = distributed.join(find_device(config.device))
+    device = distributed.join(config.device)
     tune_process(device)
     with distributed.first_alone():
         data = load_dataset(config.dataset, config.root, size=config.size, skip_unreadable=config.skip_unreadable)
@@ -77,10 +84,17 @@ def train(
     record = run.finish()
     if distributed.rank() == 0:
         save_weights(run.model, folder / "weights.safetensors", config)
-        if records is not None:
-            write_json(Path(records) / f"{config.slug}.json", record)
+        if file:
+            write_json(file, record)
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     return record
+
+
+def _folder_of(record: Path) -> str | None:
+    """What :attr:`TrainConfig.folder` was for the record, if there is one and it is whole."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads(record.read_text(encoding="utf-8"))["environment"]["folder"]
+    return None
 
 
 class Trainer:

@@ -72,7 +72,7 @@ def test_maps_are_multiples_of_1_255_and_kept_as_bytes(source, side, vit, images
     error = (first[:, 0] - (exact - low) / (high - low)).abs().max()
     assert 1e-4 < error <= 0.51 / 255
 
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.safetensors")
     kept, _ = load_arrays(path)
     assert kept["maps"].dtype == np.uint8
     monkeypatch.setattr("resattn.attention.maps.load_vit_s14", lambda: pytest.fail("the maps were there"))

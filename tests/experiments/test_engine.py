@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from resattn import TrainConfig, load_dataset, paths
+from resattn.analysis.records import load_records
 from resattn.experiments import engine
 from resattn.experiments.engine import Engine, trainings, visible_gpus
 from resattn.files import write_json
@@ -364,6 +365,13 @@ def test_another_folder_of_the_same_name_is_another_run(runs, tmp_path):
     path = save_checkpoint(tmp_path / "checkpoint.pt", state)
     with pytest.raises(ValueError, match="belongs to a run with other settings"):
         Trainer(config, load_dataset("birds", config.root), torch.device("cpu")).resume(path)
+    whole = here.record.read_text()
+    with pytest.raises(ValueError, match=f"records must be a folder without {here.record.name}, which is of another"):
+        replace(here, config=config).execute()
+    assert here.record.read_text() == whole, "it is not written over"
+    train(config, folder=tmp_path / "run", records=tmp_path / "others", on_epoch=lambda _: None)
+    both = load_records(tmp_path / "records", tmp_path / "others")
+    assert both["protocol"].nunique() == len(both) == 2
 
 
 def test_a_run_that_leaves_no_record_failed(runs, tmp_path, monkeypatch):

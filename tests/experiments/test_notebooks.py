@@ -145,6 +145,24 @@ def test_paper_covers_both_cifars_at_the_papers_settings():
     }
 
 
+@pytest.mark.parametrize(("name", "place"), [("shapes", "shapes"), ("birds", "{}/birds")])
+def test_a_folder_here_is_named_by_its_whole_path_but_the_drawn_shapes_are_no_folder(
+    tmp_path, monkeypatch, name, place
+):
+    asked = []
+    monkeypatch.setattr("resattn.experiments.command.list_jobs", lambda _, dataset, *__: asked.append(dataset) or [])
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert status("--profile", "demo", "--dataset", name, "--dry-run") == 2, "there is no run"
+    assert asked == [place.format(tmp_path)]
+
+
+def test_a_folder_of_images_of_any_size_can_be_run():
+    jobs = list_jobs("demo", "birds", 1, None, {"size": 32})
+    assert {job.parameters["size"] for job in jobs if job.name.startswith(("01", "03"))} == {32}
+    assert {job.config.size for job in jobs if job.config} == {32}
+
+
 def test_every_job_has_its_own_record():
     slugs = [job.config.slug for job in list_jobs("paper", None, 3, None, {}) if job.config]
     assert len(set(slugs)) == len(slugs)

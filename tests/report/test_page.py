@@ -1,6 +1,7 @@
 """The report says what the records say, and nothing else: one's own runs beside the published ones, figures, notebooks, links."""
 
 import json
+import os
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -241,6 +242,8 @@ def test_without_records_named_the_profile_run_last_counts_else_the_committed_on
     assert newest_records() == paths.RESULTS
     make_record(paths.RUNS / "paper/records", 0.5, **BASE)
     assert newest_records() == paths.RUNS / "paper/records"
+    os.utime(make_record(paths.RUNS / "controls/records", 0.5, **BASE), (4e9, 4e9))
+    assert newest_records() == paths.RUNS / "controls/records"
 
 
 def test_notebook_page_is_offline_and_keeps_everything(tmp_path):

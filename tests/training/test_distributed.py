@@ -63,7 +63,7 @@ CHANGES = [
 
 
 def worker(root: str, path: str) -> None:
-    distributed.join(torch.device("cpu"))
+    distributed.join("cpu")
     assert distributed.n_processes() == 2
     gradients = [frozen_gradients(replace(colour_config(root), **changes)) for changes in CHANGES]
     if distributed.rank() == 0:

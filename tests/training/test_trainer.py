@@ -576,6 +576,7 @@ def test_a_preset_can_be_changed():
         ({"batch_size": 1}, "batch_size must be a whole number at least 2, got 1"),
         ({"image_size": 30}, "image_size must be a whole number at least 4 and a multiple of 4, got 30"),
         ({"image_size": "224"}, "image_size must be a whole number at least 4 .*, got '224'"),
+        ({"source": "vit-s14", "weights": "my.pth"}, "weights must be 'pretrained' for source='vit-s14', got 'my.pth'"),
         ({"source": "dino-tiny", "weights": "random"}, "weights must be 'pretrained' or a file .*got 'random'"),
         ({"image_size": 0}, "image_size must be a whole number at least 4 .*, got 0"),
         ({"n_val": 0}, "n_val must be a whole number at least 1 or None, got 0"),
@@ -734,6 +735,9 @@ def test_the_revision_says_whether_files_differ(tmp_path, monkeypatch):
     assert environment_module.code_revision() == commit
     (tmp_path / "file").write_text("two")
     assert environment_module.code_revision() == f"{commit}-dirty"
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "site-packages")
+    (tmp_path / "site-packages").mkdir()
+    assert environment_module.code_revision() is None, "the package's, not that of a repository around it"
 
 
 def test_a_mac_trains_in_float32():
