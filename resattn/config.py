@@ -158,13 +158,8 @@ class TrainConfig:
         """
         source = self.source if self.uses_maps else None
         later = {"size": None, "base": "saliency", "widths": WIDTHS, "depths": DEPTHS[8]}
-        absent = {
-            "root",
-            "device",
-            "compile",
-            "skip_unreadable",
-            *(name for name, value in later.items() if getattr(self, name) == value),
-        }
+        absent = {"root", "device", "compile", "skip_unreadable"}
+        absent |= {name for name, value in later.items() if getattr(self, name) == value}
         if source != "shuffled":
             absent.add("base")
         if source not in CLS_SOURCES:

@@ -25,7 +25,7 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
 
 def setting(default: Any, *, choices: Iterable[str] = (), **limits: float) -> Any:
     """A field: its default, the texts it may be, and the limits of its numbers: ``low``, ``high``, ``above``, ``below``, ``multiple``."""
-    return dataclasses.field(default=default, metadata={"choices": tuple(choices), "limits": limits})
+    return dataclasses.field(default=default, metadata={"choices": tuple(choices), **limits})
 
 
 def check(settings: Any) -> None:
@@ -34,7 +34,7 @@ def check(settings: Any) -> None:
     A ValueError names the field, the value given, and what is allowed.
     """
     for field in dataclasses.fields(settings):
-        value = _checked(field.name, getattr(settings, field.name), field.type, field.metadata)
+        value = checked(field.name, getattr(settings, field.name), field.type, **field.metadata)
         object.__setattr__(settings, field.name, value)
 
 
@@ -82,13 +82,14 @@ def _kinds(hint: Any) -> tuple[tuple[type, ...], int | None]:
     return get_args(hint) or (hint,), None
 
 
-def _checked(name: str, value: Any, hint: Any, allowed: Mapping[str, Any]) -> Any:
+def checked(name: str, value: Any, hint: Any, choices: Iterable[str] = (), **limits: float) -> Any:
+    """``value`` as a field with that type has it; ValueError unless it is of that type, among the choices and within the limits of
+    :func:`setting`."""
     kinds, n = _kinds(hint)
-    choices, limits = allowed.get("choices", ()), allowed.get("limits", {})
     if n is not None:
         if not isinstance(value, (tuple, list)) or len(value) != n:
             raise ValueError(f"{name} must be {n} numbers, got {value!r}")
-        return tuple(_checked(name, item, kinds[0], allowed) for item in value)
+        return tuple(checked(name, item, kinds[0], choices, **limits) for item in value)
     if kinds == (str,) and choices:
         check_choice(name, value, choices)
     if str in kinds and isinstance(value, (str, Path)) and (not choices or value in choices):

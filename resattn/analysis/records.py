@@ -1,12 +1,11 @@
 """The one reader of records: each is checked when read, and becomes a row of columns. Nothing here trains or guesses."""
 
-import functools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from jsonschema import Draft202012Validator
 
 from resattn.config import DEPTHS, FORMS, PAPER, PRESETS, WIDTHS, TrainConfig
 from resattn.experiments.protocols import Network, network
@@ -17,7 +16,8 @@ _NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths"
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
 _COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "protocol", "settings", *_SETTINGS)
 _COLUMNS += ("test_acc", "test_acc_at_best_val", "parameters", "seconds", "device", "history", "path")
-_SCHEMA = Path(__file__).with_name("record.schema.json")
+_SCHEMA = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
+_VALIDATOR = Draft202012Validator(_SCHEMA)
 
 
 def load_records(*folders: Path | str) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def read_record(path: Path | str) -> dict | None:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
         if isinstance(record, dict) and "trials" in record:
             return None
-        error = next(_validator().iter_errors(record), None)
+        error = next(_VALIDATOR.iter_errors(record), None)
         if error is not None:
             raise ValueError(f"{error.json_path.removeprefix('$.')}: {error.message[:200]}")
         config, metrics = record["config"], record["metrics"]
@@ -141,10 +141,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is not a finite number")
     return value
-
-
-@functools.cache
-def _validator() -> Any:  # of jsonschema
-    from jsonschema import Draft202012Validator  # here, because it takes a moment to import
-
-    return Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))

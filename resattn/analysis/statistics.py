@@ -39,8 +39,6 @@ def paired_difference(one: pd.Series, other: pd.Series) -> Difference:
 
 def p_value(seeds: int, mean: float, half: float) -> float:
     """Two-sided p of the paired t test that a mean with its 95 % interval belongs to; NaN for a single seed."""
-    if seeds < 2:
-        return float("nan")
     if half == 0:
         return float(mean == 0)
     t = mean / half * stdtrit(seeds - 1, 0.5 + LEVEL / 2)

@@ -25,9 +25,10 @@ from resattn.config import ATTENTION_SOURCES, CLS_SOURCES, FROM_MASKS, SHUFFLED_
 from resattn.data.datasets import Dataset
 from resattn.files import digest, file_digest, file_name, load_arrays, save_arrays
 from resattn.progress import track
-from resattn.settings import check_choice
+from resattn.settings import check_choice, checked
 
 PART = 512  # images between two saved steps of an extraction
+_check_heads = functools.partial(checked, "heads", hint=str | int, choices=("mean", "max", "all"), low=0)
 
 
 def attention_maps(
@@ -102,39 +103,32 @@ def attention_maps(
     cache = Path(cache) if cache is not None else paths.CACHE / "maps"
     if source == "saliency":
         settings = {"source": source, "size": MAP_SIZE, "version": 2}
-        return _stored_maps(images, cache, name, settings, lambda: border_contrast, 256, mapped)
+        return _stored_maps(images, cache, name, settings, border_contrast, 256, mapped)
 
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number at least 1, got {batch_size!r}")
+    checked("batch_size", batch_size, int, low=1)
     about, load = _choose_vit(source, model, weights, seed)
     settings = {"source": source, "heads": heads, "version": 1} | about
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     read = decoded_saliency if source == "vit-s14-saliency" else cls_attention
+    vit = functools.cache(lambda: load().to(device))  # only once a map has to be made
 
-    def extractor() -> Callable[[Tensor], Tensor]:
-        vit = load().to(device)
+    def extract(batch: Tensor) -> Tensor:
+        attention = read(vit(), vit_input(vit(), batch.to(device)))
+        if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
+            raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
+        maps = aggregate_heads(attention, heads).float()
+        # In bytes: a quarter of the disk, and rounding hides most differences between devices.
+        return ((255 * maps).round().to(torch.uint8) if source.startswith("vit-s14") else maps).cpu()
 
-        def extract(batch: Tensor) -> Tensor:
-            attention = read(vit, vit_input(vit, batch.to(device)))
-            if not attention.isfinite().all():  # scaled, it would be maps of exactly 0
-                raise ValueError(f"weights {str(weights)!r} of source {source!r} give attention that is not finite")
-            maps = aggregate_heads(attention, heads).float()
-            # In bytes: a quarter of the disk, and rounding hides most differences between devices.
-            return ((255 * maps).round().to(torch.uint8) if source.startswith("vit-s14") else maps).cpu()
-
-        return extract
-
-    return _stored_maps(images, cache, name, settings, extractor, batch_size, mapped)
+    return _stored_maps(images, cache, name, settings, extract, batch_size, mapped)
 
 
 def dataset_maps(data: Dataset, source: str, **options: Any) -> tuple[Tensor, Tensor]:
     """Maps of a data set's train and test images; ``options`` as for :func:`attention_maps`."""
-
-    def maps(split: str) -> Tensor:
-        part = getattr(data, split)
-        return attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
-
-    return maps("train"), maps("test")
+    return tuple(
+        attention_maps(part.images, source, masks=part.masks, name=f"{data.name}-{split}", **options)
+        for split, part in (("train", data.train), ("test", data.test))
+    )
 
 
 def aggregate_heads(attention: Tensor, heads: str | int = "mean") -> Tensor:
@@ -156,11 +150,11 @@ def _stored_maps(
     cache: Path,
     name: str,
     settings: dict,
-    extractor: Callable[[], Callable],
+    extract: Callable[[Tensor], Tensor],
     batch_size: int,
     mapped: bool,
 ) -> Tensor:
-    """Maps from disk where they are whole and undamaged; else ``extractor()`` makes them of batches, and each part is saved."""
+    """Maps from disk where they are whole and undamaged; else ``extract`` makes them of batches, and each part is saved."""
     key = digest(images.numpy(), json.dumps(settings, sort_keys=True))[:20]
     path = cache / f"{file_name(name)}-{settings['source']}-{key}.safetensors"
     maps = _whole(path, len(images))
@@ -169,7 +163,7 @@ def _stored_maps(
         with filelock.FileLock(path.with_suffix(".lock")):  # one process makes them, others that want them wait
             maps = _whole(path, len(images))
             if maps is None:
-                maps = _made(images, path, name, settings, functools.cache(extractor), batch_size)
+                maps = _made(images, path, name, settings, extract, batch_size)
     if mapped:
         with safe_open(path, "pt") as file:  # which maps it into memory
             return file.get_tensor("maps")
@@ -183,7 +177,7 @@ def _whole(path: Path, n: int) -> np.ndarray | None:
 
 
 def _made(
-    images: Tensor, path: Path, name: str, settings: dict, get_extract: Callable[[], Callable], batch_size: int
+    images: Tensor, path: Path, name: str, settings: dict, extract: Callable[[Tensor], Tensor], batch_size: int
 ) -> np.ndarray:
     """Make the maps part by part, from the parts that an interrupted call left."""
     folder, maps, pieces = path.with_suffix(".parts"), None, images.split(PART)
@@ -191,7 +185,6 @@ def _made(
         file = folder / f"{i * PART:08d}.safetensors"
         part = _whole(file, len(piece))
         if part is None:
-            extract = get_extract()
             part = np.concatenate([extract(batch).numpy() for batch in piece.split(batch_size)])
             save_arrays(file, {"maps": part})
         if maps is None:
@@ -200,12 +193,6 @@ def _made(
     save_arrays(path, {"maps": maps}, settings)
     shutil.rmtree(folder, ignore_errors=True)
     return maps
-
-
-def _check_heads(heads: str | int) -> None:
-    index = isinstance(heads, int) and not isinstance(heads, bool) and heads >= 0
-    if not index and heads not in ("mean", "max", "all"):
-        raise ValueError(f"heads must be 'mean', 'max', 'all' or the index of a head, got {heads!r}")
 
 
 def _choose_vit(source: str, model: str, weights: str | Path, seed: int) -> tuple[dict, Callable[[], nn.Module]]:

@@ -46,12 +46,9 @@ def from_masks(source: str, masks: Tensor | None, n: int) -> Tensor:
 def bounding_box(masks: Tensor) -> Tensor:
     """The smallest upright rectangle that holds all of a mask above one half: float32 (N, 1, h, w), 1 inside it and 0 outside."""
     inside = masks > 0.5
-    rows, columns = inside.any(3, keepdim=True), inside.any(2, keepdim=True)
-
-    def between(hit: Tensor, dim: int) -> Tensor:
-        return (hit.cumsum(dim) > 0) & (hit.flip(dim).cumsum(dim).flip(dim) > 0)
-
-    return (between(rows, 2) & between(columns, 3)).float()
+    spans = (inside.any(3, keepdim=True), 2), (inside.any(2, keepdim=True), 3)
+    rows, columns = ((hit.cumsum(dim) > 0) & (hit.flip(dim).cumsum(dim).flip(dim) > 0) for hit, dim in spans)
+    return (rows & columns).float()
 
 
 def square_around(masks: Tensor) -> Tensor:

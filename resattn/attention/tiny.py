@@ -1,6 +1,5 @@
 """The small ViT "dino-tiny" for 32x32 images, and the weights that the package ships for it (Sec. 3.1)."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -13,13 +12,6 @@ PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # one scale for every data set: the crops' co
 WEIGHTS = Path(__file__).parent.parent / "weights" / "dino-tiny.safetensors"
 RECORD = WEIGHTS.with_suffix(".json")  # recipe, log and figures of the run that made them
 VIT_SHAPE = {"image_size": 32, "patch": 4, "dim": 64, "depth": 3, "heads": 1}
-
-
-def pretraining_record() -> dict:
-    """The record of the run that made ``WEIGHTS``, its figures on the object by the names of :func:`resattn.attention.sources.object_focus`."""
-    names = {"mass_ratio": "energy_ratio", "peak_inside": "pointing_game"}  # the file was written before they got these
-    text = RECORD.read_text(encoding="utf-8")
-    return json.loads(text, object_hook=lambda entry: {names.get(k, k): v for k, v in entry.items()})
 
 
 def tiny_vit(pretrained: bool = True, *, weights: Path = WEIGHTS, seed: int = 0) -> nn.Module:

@@ -124,17 +124,13 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _load_shapes(cache: Path) -> Dataset:
     source = digest(Path(__file__).with_name("shapes.py").read_bytes(), repr(_SHAPES_SIZES))
-    path = cache / f"shapes-{source[:16]}.safetensors"
+    path, kinds = cache / f"shapes-{source[:16]}.safetensors", ("images", "labels", "masks")
     arrays, _ = load_arrays(path) or ({}, {})
     if not arrays:
         for split, (n, seed) in _SHAPES_SIZES.items():
-            names = (f"{split}_images", f"{split}_labels", f"{split}_masks")
-            arrays |= zip(names, shapes.make_shapes(n, seed), strict=True)
+            arrays |= zip([f"{split}_{kind}" for kind in kinds], shapes.make_shapes(n, seed), strict=True)
         save_arrays(path, arrays)
-    parts = (
-        Split(*(torch.from_numpy(arrays[f"{split}_{kind}"]) for kind in ("images", "labels", "masks")))
-        for split in _SHAPES_SIZES
-    )
+    parts = (Split(*(torch.from_numpy(arrays[f"{split}_{kind}"]) for kind in kinds)) for split in _SHAPES_SIZES)
     return Dataset("shapes", *parts, shapes.CLASSES)
 
 

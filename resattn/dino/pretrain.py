@@ -193,11 +193,9 @@ class Distiller:
         vit, train = self.teacher.module.vit, self.data.train
         bank, queries = ((_batched(vit, vit, train.images[i]), train.labels[i]) for i in (self.fit[:4000], self.val))
         found = {"knn_acc": knn_accuracy(*bank, *queries)}
-        return (
-            found
-            if train.masks is None
-            else found | focus(vit, train.images[self.val], train.masks[self.val])["minmax"]
-        )
+        if train.masks is not None:
+            found |= focus(vit, train.images[self.val], train.masks[self.val])["minmax"]
+        return found
 
 
 @torch.no_grad()

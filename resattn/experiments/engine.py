@@ -162,9 +162,7 @@ class Engine(contextlib.ExitStack):
 
         watched = importlib.util.find_spec("bokeh") is not None
         if self.scheduler:
-            given = (
-                "address" if re.search(r"://|:\d+$", self.scheduler) else "scheduler_file"
-            )  # C:\scheduler.json has a colon too
+            given = "address" if re.search(r"://|:\d+$", self.scheduler) else "scheduler_file"  # which C:\file is too
             late = time.monotonic() + _PATIENCE  # the file may still be on its way
             while given == "scheduler_file" and not Path(self.scheduler).exists():
                 if time.monotonic() > late:

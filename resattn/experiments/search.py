@@ -134,7 +134,7 @@ class Trial(Run):
         run = Trainer(self.config, unseen, device)
         run.resume(checkpoint)
         try:
-            while run.epoch < self.config.epochs:
+            while len(run.history) < self.config.epochs:
                 run.train_epoch()
                 save_checkpoint(checkpoint, run.state())
         except FloatingPointError as error:

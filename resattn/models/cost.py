@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from resattn.config import DEPTHS, GATED_FORMS, WIDTHS, TrainConfig
@@ -28,13 +28,9 @@ def network_cost(config: TrainConfig, num_classes: int = 10, attention_channels:
     """
     net = build_model(config, num_classes, attention_channels)
     macs = []
-
-    def count(layer: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        macs.append(output[0].numel() * layer.weight[0].numel())
-
     for layer in net.modules():
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear, ResizedPatchStem)):
-            layer.register_forward_hook(count)
+            layer.register_forward_hook(lambda part, _, out: macs.append(out[0].numel() * part.weight[0].numel()))
     scores = net(torch.zeros(2, 3, 32, 32), torch.zeros(2, attention_channels, 28, 28) if config.uses_maps else None)
     F.cross_entropy(scores, torch.tensor([0, 1])).backward()
     return Cost(sum(p.numel() for p in net.parameters() if p.grad is not None), sum(macs))
@@ -46,11 +42,9 @@ def images_per_second(config: TrainConfig, repeats: int = 3) -> float:
     images = torch.randn(config.batch_size, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     maps = torch.rand(config.batch_size, 1, 28, 28) if config.uses_maps else None
     labels = torch.arange(config.batch_size) % 10
-
-    def step() -> None:
-        F.cross_entropy(net(images, maps), labels).backward()
-
-    _first, *seconds = timeit.repeat(step, number=1, repeat=1 + repeats)  # the first one sets things up
+    _first, *seconds = timeit.repeat(  # the first one sets things up
+        lambda: F.cross_entropy(net(images, maps), labels).backward(), number=1, repeat=1 + repeats
+    )
     return config.batch_size / min(seconds)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from resattn.config import CONTROL_FORMS, FORMS
 from resattn.models.branch import attention_block, chain_masks, check_maps, initialize
 from resattn.models.stem import ResizedPatchStem, fresh_generator
-from resattn.settings import check_choice
+from resattn.settings import check_choice, checked
 
 
 class Coefficients(NamedTuple):
@@ -58,9 +58,7 @@ class Strength:
 
     @a.setter
     def a(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise ValueError(f"a must be a number in [0, 1], got {value!r}")
-        self._a = float(value)
+        self._a = checked("a", value, float, low=0, high=1)
 
 
 class ResAttnNet(Strength, nn.Module):
@@ -99,7 +97,6 @@ class ResAttnNet(Strength, nn.Module):
             given = f"{num_classes} and {attention_channels}"
             raise ValueError(f"num_classes must be at least 2 and attention_channels at least 1, got {given}")
         self.a = a
-        check_choice("form", form, FORMS + CONTROL_FORMS)
         generator = generator or fresh_generator()
         patches = ResizedPatchStem(3, widths[0], image_size=image_size)
         self.stem = nn.Sequential(patches, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))

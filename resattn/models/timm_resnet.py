@@ -19,7 +19,7 @@ from resattn.config import GATED_FORMS
 from resattn.models.branch import attention_block, chain_masks, check_maps, initialize
 from resattn.models.resattn import Strength, apply_gate, coefficients, needs_masks
 from resattn.models.stem import fresh_generator
-from resattn.settings import check_choice
+from resattn.settings import check_choice, checked
 
 # Channels of a bottleneck over those inside the attention block beside it. At ResNet's own, 4, the branch of resnet50 has 0.83
 # times the backbone's multiply-adds, at 16 it has 0.13.
@@ -64,12 +64,8 @@ def gate_residuals(
     check_choice("form", form, GATED_FORMS)
     if form == "residual" and any(block.se is not None for block in blocks):
         raise ValueError("net must have no attention module (se) in its blocks for form='residual', got one that has")
-    for name, value in {
-        "attention_channels": attention_channels,
-        "image_size": 1 if image_size is None else image_size,
-    }.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    checked("attention_channels", attention_channels, int, low=1)
+    checked("image_size", image_size, int | None, low=1)
     gated = copy.deepcopy(net)
     gated.__class__ = GatedResNet
     gated._gate(form, attention_channels, generator or fresh_generator())

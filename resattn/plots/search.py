@@ -8,8 +8,11 @@ from resattn.analysis.search import best_trial
 from resattn.files import file_name
 
 _ROWS = {"val_acc": "validation accuracy (%)", "weight_decay": "weight decay"}
-_MARKS = {"random": "o", "grid": "s", "paper": "P"}  # by stage
-_LABELS = {"paper": "the paper's (Table 1)"}
+_MARKS = {
+    "random": ("o", 50, "random"),
+    "grid": ("s", 50, "grid"),
+    "paper": ("P", 100, "the paper's (Table 1)"),
+}  # by stage
 
 
 def search_figures(trials: pd.DataFrame) -> dict[str, Figure]:
@@ -30,23 +33,23 @@ def landscape_figure(trials: pd.DataFrame, title: str = "") -> Figure:
     with its weight decay."""
     searched = trials[trials["stage"] != "confirm"].assign(val_acc=100 * trials["val_acc"])
     searches = list(searched.groupby(["network", "schedule"]))
-    size = (2.8 * len(searches) + 2.2, 5.2)
-    panels = {"squeeze": False, "sharex": True, "sharey": "row", "layout": "constrained"}
-    figure, axes = plt.subplots(2, len(searches), figsize=size, **panels)
+    panels = {
+        "figsize": (2.8 * len(searches) + 2.2, 5.2),
+        "squeeze": False,
+        "sharex": True,
+        "sharey": "row",
+        "layout": "constrained",
+    }
+    figure, axes = plt.subplots(2, len(searches), **panels)
     colours = {"cmap": "cividis", "vmin": searched["val_acc"].min(), "vmax": searched["val_acc"].max()}
     for column, ((network, schedule), group) in zip(axes.T, searches, strict=True):
         column[0].set_title(f"{network}, {schedule}")
         best = best_trial(group)
         for ax, y in zip(column, _ROWS, strict=True):
-            for stage, marker in _MARKS.items():
+            for stage, (marker, size, label) in _MARKS.items():
                 own = group[group["stage"] == stage]
-                look = {
-                    "marker": marker,
-                    "s": 100 if stage == "paper" else 50,
-                    "edgecolors": "#222222",
-                    "linewidths": 0.8,
-                }
-                drawn = ax.scatter("lr", y, c="val_acc", data=own, label=_LABELS.get(stage, stage), **look, **colours)
+                look = {"marker": marker, "s": size, "edgecolors": "#222222", "linewidths": 0.8}
+                drawn = ax.scatter("lr", y, c="val_acc", data=own, label=label, **look, **colours)
             ring = {"color": "#222222", "markersize": 14, "fillstyle": "none", "clip_on": False}
             ax.plot(best["lr"], best[y], "o", label="best", **ring)
     for ax, label in zip(axes[:, 0], _ROWS.values(), strict=True):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from resattn.training.environment import find_device
@@ -76,10 +76,3 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     if n_processes() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
-
-
-def wrap(model: nn.Module, device: torch.device, some_unused: bool) -> tuple[nn.Module, nn.Module]:
-    """The network with synchronized batch normalization (on GPUs), and what averages its gradients over processes."""
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model, nn.parallel.DistributedDataParallel(model, find_unused_parameters=some_unused)

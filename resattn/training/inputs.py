@@ -24,12 +24,8 @@ class Rows:
         return len(self.index)
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        found = self.source[self.index[rows]]
-        return (
-            found.pin_memory().to(self.device, non_blocking=True)
-            if self.device.type == "cuda"
-            else found.to(self.device)
-        )
+        found, cuda = self.source[self.index[rows]], self.device.type == "cuda"
+        return (found.pin_memory() if cuda else found).to(self.device, non_blocking=cuda)
 
 
 def fits(data: Dataset, device: torch.device) -> bool:

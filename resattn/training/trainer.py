@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resattn import paths
@@ -76,7 +76,7 @@ def train(
         data = load_dataset(config.dataset, config.root, size=config.size, skip_unreadable=config.skip_unreadable)
     run = Trainer(config, data, device)
     run.resume(folder / "checkpoint.pt")
-    while run.epoch < config.epochs:
+    while len(run.history) < config.epochs:
         run.train_epoch()
         if distributed.rank() == 0:
             save_checkpoint(folder / "checkpoint.pt", run.state())
@@ -121,7 +121,9 @@ class Trainer:
             if config.batch_size % n:
                 raise ValueError(f"batch_size must be a multiple of the {n} processes, got {config.batch_size}")
             unused = config.has_form and (config.a == 0 or not config.uses_maps or config.source == LEARNED)
-            self.model, self.forward = distributed.wrap(self.model, device, unused)
+            if device.type == "cuda":  # on the CPU there is none
+                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.forward = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=unused)
         wanted = device.type == "cuda" if config.compile is None else config.compile
         if n == 1:  # together with several processes compilation is untried
             self.forward = self.model
@@ -134,15 +136,11 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
         self.seconds = 0.0
 
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
-
     def train_epoch(self) -> None:
         """One pass over the training split and one over the validation split; adds its metrics to the history."""
         start = time.perf_counter()
         losses = torch.zeros(len(self.fit) // self.config.batch_size, device=self.device)
-        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        title = f"epoch {len(self.history) + 1}/{self.config.epochs}"
         for i, loss in enumerate(track(self.steps(), len(losses), title, every=math.inf)):
             losses[i] = loss
             if self.device.type == "cpu":  # where looking at a number costs nothing
@@ -169,7 +167,7 @@ class Trainer:
         together = max(1, _IMAGES_AUGMENTED_TOGETHER.get(self.device.type, 512) // batch)
         chunks = batches(self.fit, self.fit_maps, order.split(together * batch))
         for i, (images, maps, labels) in enumerate(b for chunk in chunks for b in self._augmented(*chunk)):
-            rate = learning_rate(self.config, self.epoch * n_batches + i, self.config.epochs * n_batches)
+            rate = learning_rate(self.config, len(self.history) * n_batches + i, self.config.epochs * n_batches)
             yield self._step(images, maps, labels, rate)
 
     def _augmented(self, images: Tensor, maps: Tensor | None, labels: Tensor) -> Iterator[Batch]:
@@ -204,7 +202,7 @@ class Trainer:
     def _not_finite(self, what: str, value: float, step: int) -> FloatingPointError:
         names = ("lr", "schedule", "weight_decay", "batch_size", "model", "form", "a", "precision")
         settings = ", ".join(f"{name}={getattr(self.config, name)}" for name in names)
-        where = f"in epoch {self.epoch + 1}, step {step}, with {settings}"
+        where = f"in epoch {len(self.history) + 1}, step {step}, with {settings}"
         return FloatingPointError(f"{what} became {value} {where}; a smaller lr is the usual remedy")
 
     def state(self) -> dict:

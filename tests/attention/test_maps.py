@@ -79,8 +79,8 @@ def test_cls_attention_is_timms_with_rotary_embeddings(options):
     generator = torch.Generator().manual_seed(0)
     for name, p in vit.named_parameters():
         p.data.normal_(1 if "norm" in name and name.endswith("weight") else 0, 0.3, generator=generator)
-    vit.eval().requires_grad_(False).blocks[-1].attn.fused_attn = False
-    batch = torch.randn(2, 3, 32, 32)
+    vit.double().eval().requires_grad_(False).blocks[-1].attn.fused_attn = False
+    batch = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=generator)
     extract = AttentionExtract(vit, names=["blocks.2.attn.attn_drop"], method="hook")
     expected = extract(batch)["blocks.2.attn.attn_drop"][:, :, 0, 5:].unflatten(-1, (4, 4))
     assert expected.std() > 1e-2
@@ -155,7 +155,7 @@ def test_heads_become_maps_as_asked():
 
 @pytest.mark.parametrize("heads", ["median", -1, True, 1.0, None])
 def test_heads_that_are_none_are_refused(heads):
-    with pytest.raises(ValueError, match="heads must be 'mean', 'max', 'all' or the index of a head, got"):
+    with pytest.raises(ValueError, match="heads must be 'mean', 'max', 'all' or a whole number at least 0, got"):
         attention_maps(images_of(2), "dino", heads=heads, model=TINY, weights="random")
 
 

@@ -1,5 +1,6 @@
 """Self-distillation (Sec. 3.2): its formulas, its bookkeeping, that it learns, and the weights it made."""
 
+import json
 import math
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 from resattn import paths
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
-from resattn.attention.tiny import WEIGHTS, pretraining_record, tiny_vit
+from resattn.attention.tiny import RECORD, WEIGHTS, tiny_vit
 from resattn.attention.vit import cls_attention, vit_input
 from resattn.data.datasets import load_dataset
 from resattn.data.shapes import make_shapes
@@ -176,7 +177,7 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
 @pytest.mark.slow
 def test_shipped_weights_find_the_object():
     vit, data = tiny_vit(), load_dataset("shapes").test
-    recorded = pretraining_record()["metrics"]["test"]
+    recorded = json.loads(RECORD.read_text(encoding="utf-8"))["metrics"]["test"]
     attention = torch.cat([cls_attention(vit, vit_input(vit, part)) for part in data.images.split(500)])
     for name, maps in {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}.items():
         assert object_focus(maps, data.masks) == pytest.approx(recorded[name], rel=0.01), name

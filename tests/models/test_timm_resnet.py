@@ -205,9 +205,9 @@ def checkpointing_backbone():
         (lambda: timm.create_model("seresnet50"), {"form": "residual"}, "no attention module"),
         (backbone, {"form": "printed"}, "form must be one of gated, residual; got 'printed'"),
         (backbone, {"a": 1.5}, r"a must be a number in \[0, 1\], got 1.5"),
-        (backbone, {"attention_channels": 0}, "attention_channels must be a whole number of at least 1, got 0"),
-        (backbone, {"image_size": 0}, "image_size must be a whole number of at least 1, got 0"),
-        (backbone, {"image_size": 0.5}, "image_size must be a whole number of at least 1, got 0.5"),
+        (backbone, {"attention_channels": 0}, "attention_channels must be a whole number at least 1, got 0"),
+        (backbone, {"image_size": 0}, "image_size must be a whole number at least 1 or None, got 0"),
+        (backbone, {"image_size": 0.5}, "image_size must be a whole number at least 1 or None, got 0.5"),
     ],
 )
 def test_what_cannot_be_gated_is_refused(make, options, message):
