@@ -55,7 +55,7 @@ class TrainConfig:
         base: the source whose maps "shuffled" hands to other images.
         heads: how a ViT's heads become a map: "mean", "max", an index, or "all" as channels.
         weights: of the ViT: "pretrained", "random", or a checkpoint file; for "dino-tiny" one that resattn.dino.pretrain wrote;
-            "vit-s14" has its own. For "learned" where its ViT starts: "dino-tiny" (the default) or "random".
+            "vit-s14" and "vit-s14-saliency" have their own. For "learned" where its ViT starts: "dino-tiny" (the default) or "random".
         seed: decides the split, the order, the augmentation and the initial weights, the same ones for every model.
         image_size: side the network resizes its input to, in pixels.
         epochs: passes over the training images.
@@ -70,7 +70,7 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
         compile: compile the network with torch.compile; None means on CUDA only, where the steps then replay CUDA graphs.
         widths: channels of the three stages; not for timm's networks.
-        depths: blocks of each stage, see ``DEPTHS``; not for timm's networks.
+        depths: blocks of each stage (3 3 3 make ResNet20, 5 5 5 ResNet32, 9 9 9 ResNet56); not for timm's networks.
 
     ValueError where an argument is not as described.
     """
@@ -121,7 +121,8 @@ class TrainConfig:
         if self.source == "shuffled" and self.uses_maps and (self.heads, self.weights) != ("mean", "pretrained"):
             allowed = "heads and weights must be 'mean' and 'pretrained' for source='shuffled'"
             raise ValueError(f"{allowed}, got {self.heads!r} and {self.weights!r}")
-        fixed = {"dino-tiny": self.weights == "random", "vit-s14": self.weights != "pretrained"}
+        fixed = {"dino-tiny": self.weights == "random"}
+        fixed |= dict.fromkeys(("vit-s14", "vit-s14-saliency"), self.weights != "pretrained")
         if self.uses_maps and fixed.get(self.source):
             allowed = "'pretrained' or a file" if self.source == "dino-tiny" else "'pretrained'"
             raise ValueError(f"weights must be {allowed} for source={self.source!r}, got {self.weights!r}")

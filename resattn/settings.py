@@ -57,6 +57,7 @@ def add_options(parser: argparse.ArgumentParser, settings: type, without: tuple[
                 continue
             texts = field.metadata.get("choices", ())
             about += "" if all(text in about for text in texts) else f"; {', '.join(texts)}"
+            about += "; yes or no" if bool in kinds else ""
             default = " ".join(map(str, field.default)) if n else field.default
             about += "" if default is None else f" (default {default})"
             parser.add_argument(option, type=_reader(kinds), nargs=n, help=about.replace("%", "%%"))
@@ -83,8 +84,8 @@ def _kinds(hint: Any) -> tuple[tuple[type, ...], int | None]:
 
 
 def checked(name: str, value: Any, hint: Any, choices: Iterable[str] = (), **limits: float) -> Any:
-    """``value`` as a field with that type has it; ValueError unless it is of that type, among the choices and within the limits of
-    :func:`setting`."""
+    """``value`` in the form that a field of that type holds; ValueError unless it is of the type, among the choices and within the
+    limits of :func:`setting`."""
     kinds, n = _kinds(hint)
     if n is not None:
         if not isinstance(value, (tuple, list)) or len(value) != n:

@@ -1,6 +1,7 @@
 """The paper's claims and the controls' questions beside what was measured: every row of ``COMPARISONS`` judged by one rule, which the
 introduction of ``results/CLAIMS.md`` explains."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,9 @@ def _compared(records: pd.DataFrame) -> list[dict]:
         run, runs = group.iloc[0], {network: own.set_index("seed") for network, own in group.groupby("network")}
         words = f"{dataset}, {run.settings if run.preset == 'other' else run.preset}"
         words += ", bfloat16" if "precision=bfloat16" in protocol else ""
+        words += (
+            f", folder {found[1]}" if run.preset != "other" and (found := re.search(r"folder=(.{8})", protocol)) else ""
+        )
         about = {"dataset": dataset, "protocol": protocol, "words": words}
         for row in COMPARISONS:
             if row.one in runs and row.other in runs:
@@ -115,7 +119,8 @@ same. *Reported* is the paper's gain, and whether it lies *inside* the interval,
 validation accuracy first reaches 95 % of its last value.
 
 Names of maps follow the comma or the colon. None is the paper's ViT-B/8: `vit-s14` is a ViT-S/14 that its author fine-tuned on saliency,
-`vit-s14-saliency` its decoder's map, `saliency` the contrast of colours, `dino-tiny` a small ViT trained on drawn shapes. Controls: `shuffled` is
+`vit-s14-saliency` its decoder's map, `saliency` the contrast of colours, `dino-tiny` a small ViT trained on drawn shapes,
+`dino-tiny-4heads` the same with four heads, `learned` one inside the network that started from the weights named. Controls: `shuffled` is
 another image's map, `uniform` all ones, `center` a Gaussian, `oracle` the true mask, `box` its bounding box. The numbers of `ResNet8 18-36-71` are its widths.
 
 Protocols are the presets of `resattn/config.py`, or in words. Rows with another weight decay than Table 1's have the best recipe of our

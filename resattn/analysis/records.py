@@ -116,7 +116,8 @@ def _row(record: dict, path: Path) -> dict:
     rest = {name: value for name, value in sorted(config.items()) if name not in (*_NETWORK, "dataset", "seed")}
     rest |= {"folder": environment["folder"]} if "folder" in environment else {}  # another may have its name
     about = {"network": one, "name": one.name, "variant": one.variant, "history": metrics["epochs"], "path": str(path)}
-    about |= {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items()), "settings": _in_words(config)}
+    about |= {"protocol": ", ".join(f"{name}={value}" for name, value in rest.items())}
+    about["settings"] = _in_words(config) + (f", folder {environment['folder'][:8]}" if "folder" in environment else "")
     about |= {"preset": _preset(config), "parameters": record["parameters"]}
     known = environment | metrics | config | vars(one) | about
     return {name: known[name] for name in _COLUMNS}

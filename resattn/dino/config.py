@@ -13,7 +13,8 @@ class DinoConfig:
     """Settings of one pretraining run; the defaults made ``dino-tiny``.
 
     Attributes:
-        dataset, root: as for :func:`resattn.load_dataset`; folders are resized to ``image_size``.
+        dataset: "shapes", "cifar10", "cifar100", or a folder with train/ and test/, resized to ``image_size``.
+        root: where data sets live; None means ``data/``.
         drawn: for "shapes", how many images to draw for training (with seeds the data set does not use), because 6,000 are
             few; 0 trains on the data set's own.
         epochs: passes over the training images that the schedules are laid out for.
@@ -21,10 +22,13 @@ class DinoConfig:
             part, fell from the fourth on: with the object told apart, the [CLS] token goes on to learn what surrounds it.
         batch_size: images a step, of which the student sees two crops each.
         seed: decides weights, order, crops, the validation part and the drawn images.
-        device: as in :class:`resattn.TrainConfig`.
-        image_size, patch, dim, depth: of the ViT, as timm has them.
+        device: "cpu", "cuda", "cuda:1", ...; None means CUDA if present, else the CPU.
+        image_size: side of the ViT's input, in pixels.
+        patch: side of its patches, in pixels.
+        dim: its width.
+        depth: its number of blocks.
         heads: of the ViT. One, because several share the work, and in most trials their mean (Sec. 5.2) found the object less often;
-            not in all: dino-tiny-4heads finds it somewhat more often than dino-tiny.
+            not in all: dino-tiny-4heads finds it slightly more often than dino-tiny.
         prototypes: how many, K in Eq. 2. A batch should hold about K crops.
         lr: peak learning rate of AdamW, reached linearly and left along a cosine.
         momentum: first and last value of the teacher's: one that follows fast follows into the uniform distribution.

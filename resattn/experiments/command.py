@@ -74,7 +74,8 @@ def seconds_on(jobs: int, runs: list[Run]) -> float:
 def _list(profile: str, options: dict[str, Any]) -> tuple[Path, list[Run]]:
     """The folder of a profile or list, and the runs that are wanted."""
     changes, root, dataset = dict(options["set"]), options["data"] and str(options["data"]), options["dataset"]
-    if dataset not in (None, "shapes") and Path(dataset).is_dir() and not Path(root or paths.DATA, dataset).is_dir():
+    here = bool(dataset) and any(Path(dataset, part).is_dir() for part in ("train", "test"))
+    if here and dataset != "shapes" and not Path(root or paths.DATA, dataset).is_dir():
         dataset = str(Path(dataset).resolve())  # runs have a working directory of their own
     if profile in LISTS:
         check_names(changes, TrainConfig.__dataclass_fields__.keys() - _DECIDED)

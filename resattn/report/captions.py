@@ -6,9 +6,9 @@ CAPTIONS = {  # the first sentence is also the picture's text alternative; {} st
     "architecture": "The network in its three forms. A classification branch (pink) and the attention branch (teal) that masks it: "
     "Eq. 3–4 as printed, the skip connections as the text describes them, and the residual mappings, as the title says.",
     "blocks": "Stems and blocks. The layers of both stems, and of the second block of each branch: kernel / stride, output channels.",
-    "accuracy-*": "Test accuracy on {}. Ticks are seeds, the marker their mean with its 95 % interval; at the paper's settings a grey cross is the "
+    "accuracy-*": "Test accuracy: {}. Ticks are seeds, the marker their mean with its 95 % interval; at the paper's settings a grey cross is the "
     "paper's number.",
-    "curves-*": "Learning curves on {}. Lines are means over seeds, bands reach from the lowest to the highest.",
+    "curves-*": "Learning curves: {}. Lines are means over seeds, bands reach from the lowest to the highest.",
     "controls-*": "Controls on {}. Differences in test accuracy between pairs of networks, paired by seed, with their "
     "95 % intervals; filled where significant after Holm's correction within the question.",
     "search-landscape-*": "Search over learning rate and weight decay: {}. Every mark is a trial: above by its validation accuracy after the "

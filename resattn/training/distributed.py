@@ -27,13 +27,12 @@ def n_processes() -> int:
 
 
 def join(name: str | None) -> torch.device:
-    """Join the processes that torchrun started, once, and give the device of that name, of several GPUs the one that is this process's."""
+    """Join the processes that torchrun started, once, and give the device of that name; where they have GPUs, this one's own."""
     if not dist.is_torchelastic_launched():
         return find_device(name)
     if (name or "cuda").startswith("cuda") and torch.cuda.is_available():
-        torch.cuda.set_device(
-            int(os.environ["LOCAL_RANK"])
-        )  # first: a context on the first GPU would take memory there
+        # First, or each process would take memory on the first GPU.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     device = find_device(name)
     if not dist.is_initialized():

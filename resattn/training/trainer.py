@@ -65,9 +65,10 @@ def train(
     """
     folder = Path(folder or paths.RUNS / "training" / config.slug)
     file = None if records is None else Path(records) / f"{config.slug}.json"
-    if file and _folder_of(file) not in (None, config.folder):
+    if file and _of_another_folder(file, config.folder):
         raise ValueError(
-            f"records must be a folder without {file.name}, which is of another folder called {config.dataset!r}"
+            f"records must be a folder without {file.name}, which is of another folder called {Path(config.dataset).name!r}, "
+            "or of this one before it was moved; move that file away, or choose another folder for records"
         )
     report = on_epoch or (lambda history: print_epoch(history, config.epochs))
     device = distributed.join(config.device)
@@ -90,11 +91,11 @@ def train(
     return record
 
 
-def _folder_of(record: Path) -> str | None:
-    """What :attr:`TrainConfig.folder` was for the record, if there is one and it is whole."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return json.loads(record.read_text(encoding="utf-8"))["environment"]["folder"]
-    return None
+def _of_another_folder(record: Path, folder: str | None) -> bool:
+    """Whether there is a whole record of the same run on other images."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        return json.loads(record.read_text(encoding="utf-8"))["environment"].get("folder") != folder
+    return False
 
 
 class Trainer:

@@ -151,7 +151,7 @@ def test_a_folder_here_is_named_by_its_whole_path_but_the_drawn_shapes_are_no_fo
 ):
     asked = []
     monkeypatch.setattr("resattn.experiments.command.list_jobs", lambda _, dataset, *__: asked.append(dataset) or [])
-    (tmp_path / name).mkdir()
+    (tmp_path / name / "train").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert status("--profile", "demo", "--dataset", name, "--dry-run") == 2, "there is no run"
     assert asked == [place.format(tmp_path)]

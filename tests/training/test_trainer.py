@@ -576,7 +576,10 @@ def test_a_preset_can_be_changed():
         ({"batch_size": 1}, "batch_size must be a whole number at least 2, got 1"),
         ({"image_size": 30}, "image_size must be a whole number at least 4 and a multiple of 4, got 30"),
         ({"image_size": "224"}, "image_size must be a whole number at least 4 .*, got '224'"),
-        ({"source": "vit-s14", "weights": "my.pth"}, "weights must be 'pretrained' for source='vit-s14', got 'my.pth'"),
+        *(
+            ({"source": own, "weights": "my.pth"}, f"weights must be 'pretrained' for source='{own}', got 'my.pth'")
+            for own in ("vit-s14", "vit-s14-saliency")
+        ),
         ({"source": "dino-tiny", "weights": "random"}, "weights must be 'pretrained' or a file .*got 'random'"),
         ({"image_size": 0}, "image_size must be a whole number at least 4 .*, got 0"),
         ({"n_val": 0}, "n_val must be a whole number at least 1 or None, got 0"),
