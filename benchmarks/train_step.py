@@ -80,7 +80,7 @@ def main() -> None:
 def _measure(side: str, settings: dict, started: float, meet: list[str] | None) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = _STEPS[side](settings, device)
-    losses = [float(next(steps))]
+    losses = [float(next(steps).detach())]
     first = time.time() - started
     losses.append(float(next(steps)))
     if meet:

@@ -1,6 +1,7 @@
 """What the tests share: a home of their own, the drawn shapes, and small image folders."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -127,3 +128,13 @@ def write_image(path: Path, pixels: np.ndarray, **options) -> None:
     """Write (H, W, 3) pixels in the format that the path's ending names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)

@@ -1,11 +1,14 @@
 """timm's registry and torch.hub: what others' tools expect of a package."""
 
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
 
+import resattn
 from resattn import TrainConfig, paths
 from resattn.models import hub
 
@@ -31,6 +34,18 @@ for name in added:  # what timm's own scripts call
     assert timm.create_model(name, num_classes=7, image_size=32)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 """)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    assert not hasattr(resattn, "nothing")
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((paths.CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = re.search(
+        r"^version: (\S+)", (paths.CHECKOUT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {project, citation[1]} == {resattn.__version__}
 
 
 def test_importing_the_package_imports_nothing_heavy():

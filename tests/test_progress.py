@@ -1,6 +1,10 @@
 """A bar where someone watches, a line now and then where nobody does."""
 
+import sys
 import time
+from types import SimpleNamespace
+
+import pytest
 
 from resattn import progress
 from resattn.progress import track
@@ -21,3 +25,22 @@ def test_a_bar_where_someone_watches_and_a_line_now_and_then_where_nobody_does(m
     assert out == ""
     assert "epoch 1/2:   0%" in err
     assert "0/3" in err
+
+
+@pytest.mark.parametrize(
+    ("headless", "terminal", "watched"), [("1", True, False), ("", True, True), ("", False, False)]
+)
+def test_who_watches(monkeypatch, headless, terminal, watched):
+    monkeypatch.setenv("RESATTN_HEADLESS", headless)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
+    assert progress.interactive() is watched
+
+
+def test_times_for_people():
+    assert [progress.clock(seconds) for seconds in (7.6, 59.6, 125, 12_000)] == [
+        "8 s",
+        "1:00 min",
+        "2:05 min",
+        "3:20 h",
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from resattn import paths
-from resattn.analysis.records import NOT_MEASURED, load_records, one_per_seed
+from resattn.analysis.records import NO_EVIDENCE, NOT_MEASURED, load_records, one_per_seed
 from resattn.analysis.search import SEARCH_QUESTIONS, load_searches, search_differences
 from resattn.analysis.statistics import ALPHA, gain_text, holm, p_value, paired_difference, signed, verdict
 from resattn.analysis.tables import epochs_to_reach, markdown_text, to_markdown
@@ -16,7 +16,6 @@ from resattn.experiments.protocols import COMPARISONS, QUESTIONS, Network
 
 TEXTS = ["difference", "verdict", "reported"]
 ALL_QUESTIONS = QUESTIONS | SEARCH_QUESTIONS
-_NO_EVIDENCE = {"checks", "tuning"}  # folders of trials that were made to choose settings
 _METRICS = {
     "accuracy": lambda runs: 100 * runs["test_acc"],
     "epochs": lambda runs: runs["history"].map(epochs_to_reach),
@@ -41,7 +40,7 @@ def claim_table(results: Path = paths.RESULTS) -> pd.DataFrame:
     """:func:`differences` of a folder of records, and those of the searches in ``search`` below it; trials in ``checks`` and
     ``tuning`` do not count."""
     records = load_records(results)
-    rows = _compared(records.loc[[Path(path).parent.name not in _NO_EVIDENCE for path in records["path"]]])
+    rows = _compared(records.loc[[Path(path).parent.name not in NO_EVIDENCE for path in records["path"]]])
     searched = search_differences(load_searches(results / "search"))
     return judge([*rows, *(row | {"folder": results / "search"} for row in searched)])
 

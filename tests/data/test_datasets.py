@@ -164,7 +164,9 @@ def test_interrupted_decoding_goes_on_where_it_stopped(make_folder, monkeypatch)
 def test_an_array_cut_in_half_is_made_anew(make_folder, tmp_path, cut):
     folder, cache = make_folder(), tmp_path / "decoded"
     expected = load_dataset(str(folder), cache=cache).train.images.clone()
-    for path in cache.rglob("train*.npy"):
+    files = sorted(cache.rglob("train*.npy"))
+    assert len(files) == 2
+    for path in files:
         path.write_bytes(path.read_bytes()[:cut])
         assert load_dataset(str(folder), cache=cache).train.images.equal(expected)
 
@@ -406,13 +408,24 @@ def test_a_folder_without_a_readable_image_is_refused(make_folder):
         load_dataset(str(folder), skip_unreadable=True)
 
 
+def test_photographs_are_turned_as_the_camera_says(make_folder):
+    folder, pixels, about = make_folder(), np.zeros((16, 16, 3)), Image.Exif()
+    pixels[:8], about[0x0112] = 255, 3
+    (folder / "train/crow/000.png").unlink()
+    write_image(folder / "train/crow/000.jpg", pixels, exif=about, quality=95)
+    image = load_dataset(str(folder)).train.images[0].float()
+    assert image[:, :6].mean() < 20 < 235 < image[:, -6:].mean()
+
+
 def test_a_full_disk_is_noticed_before_anything_is_decoded(make_folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
+    folder, decoded = make_folder(), count_decoded(monkeypatch)
     with pytest.raises(OSError, match="no space left on the device that holds"):
-        load_dataset(str(make_folder()))
+        load_dataset(str(folder))
+    assert len(decoded) == 1, "the first image tells the size"
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty"])

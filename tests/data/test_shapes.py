@@ -1,7 +1,5 @@
 """The embedded data set: the same on every call, balanced, and with masks that are where the objects are."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -102,12 +100,6 @@ def test_objects_cover_a_fair_share_of_the_image():
     shares = make_shapes(400, 0)[2].mean((1, 2, 3))
     assert shares.min() > 0.02
     assert shares.max() < 0.5
-
-
-def test_a_thousand_images_take_seconds():
-    start = time.process_time()
-    make_shapes(1000, 0)
-    assert time.process_time() - start < 10
 
 
 def test_load_dataset_shapes(shapes):

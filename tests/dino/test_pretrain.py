@@ -2,29 +2,28 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from resattn import paths
+from resattn import attention_maps, paths
+from resattn.__main__ import main
 from resattn.attention.maps import aggregate_heads
 from resattn.attention.sources import object_focus
 from resattn.attention.tiny import RECORD, WEIGHTS, tiny_vit
 from resattn.attention.vit import cls_attention, vit_input
-from resattn.data.datasets import load_dataset
 from resattn.data.shapes import make_shapes
 from resattn.dino import pretrain as dino
 from resattn.dino.config import DinoConfig
-from resattn.dino.crops import random_crops
+from resattn.dino.crops import _change_colours, random_crops
 
 
 @pytest.fixture
-def tiny():
-    """Settings of a run that takes a second or two."""
+def tiny(shapes, shapes_cache, monkeypatch):
+    """Settings of a run that takes a second or two, on shapes that are drawn already."""
+    monkeypatch.setattr(paths, "CACHE", shapes_cache)
     return DinoConfig(
         drawn=64,
         epochs=3,
@@ -56,16 +55,18 @@ def test_no_gradient_reaches_the_teacher():
     assert teacher.grad is None
 
 
-@pytest.mark.slow
 def test_the_teacher_is_a_moving_average_of_the_student(tiny):
     run = dino.Distiller(tiny)
     run._set_rates(1.5)
+    assert run.teacher.decay == pytest.approx(0.9985)
+    run.teacher.decay = 0.75  # at 0.9985 one step moves the teacher by 8e-7, below any tolerance
     before = [p.clone() for p in run.teacher.parameters()]
     run._step(run.pool[:16])
-    for old, new, student in zip(before, run.teacher.parameters(), run.student.parameters(), strict=True):
-        assert new.grad is None
-        assert not new.requires_grad
-        torch.testing.assert_close(new, run.teacher.decay * old + (1 - run.teacher.decay) * student)
+    after = list(run.teacher.parameters())
+    assert not any(new.requires_grad or new.grad is not None for new in after)
+    assert not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    for old, new, student in zip(before, after, run.student.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * student, atol=1e-7, rtol=1e-6)
 
 
 def test_sinkhorn_uses_all_prototypes_equally():
@@ -122,7 +123,6 @@ def test_cosine_schedule_starts_turns_and_ends_where_it_should():
     assert [dino.cosine(2.0, 1.0, x) for x in (0, 0.5, 1)] == pytest.approx([2, 1.5, 1])
 
 
-@pytest.mark.slow
 def test_a_run_writes_the_teachers_vit_and_one_seed_makes_one(tiny, tmp_path):
     records = [dino.pretrain(tiny, folder=tmp_path / name) for name in ("first", "again")]
     first, again = (tiny_vit(weights=tmp_path / name / "vit.safetensors").state_dict() for name in ("first", "again"))
@@ -147,12 +147,28 @@ def test_impossible_settings_are_refused_by_name(wrong):
         DinoConfig(**wrong)
 
 
-def test_help_says_what_there_is_and_is_quick():
-    shown = subprocess.run(
-        [sys.executable, "-m", "resattn", "dino", "--help"], capture_output=True, text=True, cwd=paths.ROOT
-    )
-    assert shown.returncode == 0
-    assert "--momentum" in shown.stdout
+def test_the_command_writes_weights_that_make_maps(tiny, shapes, tmp_path, capsys):
+    options = "--drawn 64 --epochs 2 --stop-after 1 --batch-size 16 --dim 16 --depth 1 --heads 2 --prototypes 8 --momentum 0.9 1"
+    assert main(["dino", *options.split(), "--out", str(tmp_path)]) == 0
+    assert f"record: {tmp_path / 'record.json'}" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "record.json").read_text())["metrics"]
+    assert (len(metrics["epochs"]), len(metrics["untrained"])) == (1, 10)
+    assert metrics["untrained"][0].keys() == metrics["test"].keys()
+    maps = attention_maps(shapes.test.images[:3], "dino-tiny", weights=tmp_path / "vit.safetensors", heads="all")
+    assert maps.shape == (3, 2, 8, 8)
+
+
+def test_neighbours_vote_by_cosine():
+    bank, queries = torch.tensor([[1.0, 0], [0, 10]]), torch.tensor([[3.0, 1], [1, 5], [2, 1]])
+    assert dino.knn_accuracy(bank, torch.tensor([0, 1]), queries, torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
+
+
+def test_colours_stay_at_factors_of_one_and_go_where_they_should():
+    crops, one = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 4)
+    torch.testing.assert_close(_change_colours(crops, one, torch.zeros(4, dtype=torch.bool)), crops)
+    torch.testing.assert_close(_change_colours(crops, one * torch.tensor([[2], [1], [1]]), one[0] == 0), 2 * crops)
+    grey = _change_colours(crops, one, one[0] == 1)
+    torch.testing.assert_close(grey, crops.mean(1, keepdim=True).expand_as(crops))
 
 
 @pytest.mark.slow
@@ -175,8 +191,8 @@ def test_self_distillation_learns_textures_better_than_an_untrained_vit(tmp_path
 
 
 @pytest.mark.slow
-def test_shipped_weights_find_the_object():
-    vit, data = tiny_vit(), load_dataset("shapes").test
+def test_shipped_weights_find_the_object(shapes):
+    vit, data = tiny_vit(), shapes.test
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))["metrics"]["test"]
     attention = torch.cat([cls_attention(vit, vit_input(vit, part)) for part in data.images.split(500)])
     for name, maps in {"minmax": aggregate_heads(attention), "raw": attention.mean(1, keepdim=True)}.items():

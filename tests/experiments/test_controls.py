@@ -1,5 +1,6 @@
 """The controls: their list, the matched networks, and how they are asked for."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 
 from resattn import TrainConfig, train
 from resattn.__main__ import main
-from resattn.experiments.protocols import SAME_COMPUTE, SAME_PARAMETERS, list_runs
+from resattn.experiments.protocols import SAME_AS_RESIDUAL, SAME_COMPUTE, SAME_PARAMETERS, list_runs
 from resattn.files import write_json
 from resattn.models.cost import matched_widths, network_cost
 
@@ -36,14 +37,18 @@ def test_what_a_form_leaves_unused_costs_nothing():
     assert network_cost(FULL).parameters > network_cost(PLAIN).parameters
 
 
-@pytest.mark.parametrize(("measure", "widths"), [("parameters", SAME_PARAMETERS), ("macs", SAME_COMPUTE)])
-def test_the_wider_networks_match_and_none_matches_better(measure, widths):
-    def cost(widths):
-        return getattr(network_cost(replace(PLAIN, widths=widths)), measure)
-
-    target = getattr(network_cost(FULL), measure)
-    assert abs(cost(widths) - target) < 0.02 * target < abs(cost((16, 32, 64)) - target)
-    assert matched_widths(target, cost) == widths
+def test_the_wider_networks_match_and_none_matches_better():
+    cost = functools.cache(lambda widths: network_cost(replace(PLAIN, widths=widths)))
+    for form, measure, widths in (
+        ("gated", "parameters", SAME_PARAMETERS),
+        ("gated", "macs", SAME_COMPUTE),
+        ("residual", "parameters", SAME_AS_RESIDUAL),
+        ("residual", "macs", SAME_AS_RESIDUAL),
+    ):
+        target = getattr(network_cost(replace(FULL, form=form)), measure)
+        found = {each: getattr(cost(each), measure) for each in (widths, (16, 32, 64))}
+        assert abs(found[widths] - target) < 0.02 * target < abs(found[16, 32, 64] - target)
+        assert matched_widths(target, lambda each, measure=measure: getattr(cost(tuple(each)), measure)) == widths
 
 
 # From the shell
@@ -91,8 +96,13 @@ def test_the_plan_counts_what_is_done(tmp_path, capsys):
 
 
 def test_settings_change_all_runs_and_wrong_ones_are_named(tmp_path, capsys):
-    lines = plan(tmp_path, capsys, "--seeds=1", "--dataset=cifar10", "--set", "lr=0.02", "--set", "source=dino")
+    lines = plan(tmp_path, capsys, "--seeds=1", "--dataset=cifar10", "--set", "source=dino")
     assert any("-dino-" in line for line in lines)
+    usual, changed = (
+        plan(tmp_path, capsys, "--seeds=1", "--dataset=cifar10", *more) for more in ((), ("--set", "lr=0.02"))
+    )
+    assert len(usual) == len(changed)
+    assert not set(usual[:-1]) & set(changed[:-1])
     for options, message in (
         (["--set", "epcohs=2"], "--set epcohs: no such setting"),
         (["--set", "seed=1"], "--set seed: no such setting"),

@@ -134,14 +134,16 @@ def birds_config(data, seed, epochs):
     return TrainConfig.preset("short", **settings, lr=0.01, epochs=epochs, seed=seed)
 
 
-@pytest.fixture
-def undisturbed(tmp_path, birds):
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, birds):
     """The records of two runs that were left alone, in this process, on as many threads as they have on one of two workers."""
-    place, threads = Place(tmp_path / "undisturbed", birds), torch.get_num_threads()
+    place, threads = Place(tmp_path_factory.mktemp("undisturbed"), birds), torch.get_num_threads()
     torch.set_num_threads(max(1, engine.n_cores() // 2))
-    for seed in (0, 1):
-        config = birds_config(birds, seed, EPOCHS)
-        train(config, folder=place.home / config.slug, records=place.home / "records", on_epoch=lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "CACHE", place.home / "cache")
+        for seed in (0, 1):
+            config = birds_config(birds, seed, EPOCHS)
+            train(config, folder=place.home / config.slug, records=place.home / "records", on_epoch=lambda _: None)
     torch.set_num_threads(threads)
     return place.records()
 
@@ -248,8 +250,9 @@ def test_a_run_that_fails_is_reported_and_the_others_finish(make_place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("handling", [signal.SIG_DFL, signal.SIG_IGN], ids=["as usual", "ignored by the parent"])
-def test_ctrl_c_leaves_no_process_and_two_commands_in_one_folder_are_refused(make_place, handling):
+@pytest.mark.parametrize(("number", "handling"), [(signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL)])
+def test_a_signal_leaves_no_process_and_two_commands_in_one_folder_are_refused(make_place, number, handling):
+    """Ctrl-C also where it was ignored before, as in jobs that a shell starts in the background."""
     place = make_place()
     command = place.run("--seeds", "2", epochs=5000, preexec_fn=lambda: signal.signal(signal.SIGINT, handling))
     wait_for(lambda: len(children(command)) == min(2, engine.n_cores()))
@@ -259,7 +262,7 @@ def test_ctrl_c_leaves_no_process_and_two_commands_in_one_folder_are_refused(mak
     assert "another command is already running in" in errors
     assert "Traceback" not in errors
     below = psutil.Process(command.pid).children(recursive=True)
-    command.send_signal(signal.SIGINT)
+    command.send_signal(number)
     out, errors = command.communicate(timeout=60)
     assert command.returncode == 130
     assert "the same command goes on from there" in out
@@ -402,3 +405,12 @@ def test_a_bar_where_someone_watches(runs, tmp_path, monkeypatch, capsys):
 def test_gpus_are_those_that_may_be_used(monkeypatch, given, devices):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert visible_gpus() == devices
+
+
+def test_gpus_are_those_that_the_driver_names(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    listed = "GPU 0: H200 (UUID: a)\n  MIG 1g.18gb Device 0: (UUID: c)\nGPU 1: H200 (UUID: b)"
+    monkeypatch.setattr(subprocess, "getoutput", lambda _: listed)
+    assert (visible_gpus(), engine.default_jobs()) == (["0", "1"], 2)
+    monkeypatch.setattr(subprocess, "getoutput", lambda _: "sh: 1: nvidia-smi: not found")
+    assert visible_gpus() == []

@@ -119,6 +119,7 @@ def test_reduced_makes_the_readmes_table():
         ("resattn", "printed", 0.0), ("resattn", "printed", 1.0), ("resattn", "gated", 1.0), ("resattn", "residual", 1.0),
     }  # fmt: skip
     assert {run.dataset for run in runs} == {"cifar10"}
+    assert {path.stem for path in (paths.RESULTS / "reduced").glob("*.json")} <= {run.slug for run in runs}
     assert all(
         run == TrainConfig.preset("reduced", **{n: getattr(run, n) for n in ("dataset", "model", "form", "a", "seed")})
         for run in runs
@@ -161,11 +162,6 @@ def test_a_folder_of_images_of_any_size_can_be_run():
     jobs = list_jobs("demo", "birds", 1, None, {"size": 32})
     assert {job.parameters["size"] for job in jobs if job.name.startswith(("01", "03"))} == {32}
     assert {job.config.size for job in jobs if job.config} == {32}
-
-
-def test_every_job_has_its_own_record():
-    slugs = [job.config.slug for job in list_jobs("paper", None, 3, None, {}) if job.config]
-    assert len(set(slugs)) == len(slugs)
 
 
 def test_without_profile_the_reason_is_said(monkeypatch, capsys):

@@ -377,7 +377,9 @@ def test_the_committed_figures_are_made_from_the_committed_records(tmp_path):
     trials = load_searches(paths.RESULTS / "search")
     assert len(trials)
     use_style()
-    for name, figure in search_figures(trials).items():
+    figures = search_figures(trials)
+    assert figures
+    for name, figure in figures.items():
         save_figure(figure, tmp_path / name)
         assert (tmp_path / f"{name}.svg").read_bytes() == (paths.FIGURES / f"{name}.svg").read_bytes(), name
         assert (paths.FIGURES / f"{name}.png").exists()

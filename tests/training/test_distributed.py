@@ -149,6 +149,19 @@ def test_torchrun_restarts_after_a_killed_process_and_ends_as_if_nothing_had_hap
     assert record["metrics"]["test_acc"] == expected["metrics"]["test_acc"]
 
 
+def test_each_process_takes_its_own_gpu_before_it_touches_any(monkeypatch):
+    calls = []
+    for name in ("is_torchelastic_launched", "is_initialized"):
+        monkeypatch.setattr(distributed.dist, name, lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(distributed, "find_device", lambda name: calls.append(name) or torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name in (None, "cuda", "cuda:0", "cpu"):
+        distributed.join(name)
+    assert calls == [3, "cuda:3"] * 3 + ["cpu"]
+
+
 def test_a_batch_that_does_not_divide_is_refused(colours, monkeypatch):
     monkeypatch.setattr(distributed, "n_processes", lambda: 5)
     monkeypatch.setattr(distributed.dist, "barrier", lambda: None)
