@@ -82,7 +82,7 @@ def _measure(side: str, settings: dict, started: float, meet: list[str] | None) 
     steps = _STEPS[side](settings, device)
     losses = [float(next(steps).detach())]
     first = time.time() - started
-    losses.append(float(next(steps)))
+    losses.append(float(next(steps).detach()))
     if meet:
         _wait_for_all(Path(meet[0]), int(meet[1]))
     start = time.perf_counter()
