@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${1:-} in -h | --help)
-    echo "usage: bash tests/run.sh [pytest options]   set up the environment, then lint and run all tests (10 to 18 minutes on two cores)"
+    echo "usage: bash tests/run.sh [pytest options]   set up the environment, then lint and run all tests (7 to 18 minutes on two cores)"
     exit 0
     ;;
 esac
