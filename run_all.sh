@@ -16,7 +16,7 @@ Finished runs are skipped; after an interruption call it again.
                         paper: CIFAR-10 and CIFAR-100 at the paper's settings; wants a GPU.
                         Without it: paper where a CUDA GPU is present, else demo.
                         controls, short: only the trainings of these lists, without notebooks;
-                        short --seeds 8 makes the README's CIFAR-10 column of that name
+                        short --seeds 15 makes the README's CIFAR-10 column of that name
   --dataset NAME        this data set only: cifar10, cifar100, shapes, or a folder with train/ and test/
   --seeds N             seeds 0 to N-1 (demo: 2, else 3)
   --data DIR            where data sets live or are downloaded to (default: data/)
